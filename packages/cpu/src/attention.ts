@@ -1,0 +1,40 @@
+import type { PagedBatch, PagedCache } from '@flashmla/spec'
+import type { CpuCache } from './memory'
+import { i32 } from './memory'
+
+/** Calls `visit` once a sequence with its decoded rows `[seqLen, width]`, its first query row and number of queries. */
+export function forEachSequence(
+  cache: PagedCache,
+  batch: PagedBatch,
+  visit: (rows: Float32Array, seqLen: number, start: number, queries: number) => void,
+): void {
+  const starts = i32(batch.queryStart)
+  const lengths = i32(batch.seqLens)
+  const table = i32(batch.blockTable)
+  const stride = batch.blockTable.shape[1]!
+  const width = cache.format.kvLoraRank + cache.format.ropeDim
+  for (let s = 0; s < lengths.length; s++) {
+    const seqLen = lengths[s]!
+    const rows = new Float32Array(seqLen * width)
+    for (let t = 0; t < seqLen; t++) {
+      ;(cache as CpuCache).read(
+        table[s * stride + Math.floor(t / cache.pageSize)]!,
+        t % cache.pageSize,
+        rows,
+        t * width,
+      )
+    }
+    visit(rows, seqLen, starts[s]!, starts[s + 1]! - starts[s]!)
+  }
+}
+
+/** In-place softmax of scores[0, n); returns the natural log of the sum, −Infinity for n = 0. */
+export function softmaxInPlace(scores: Float64Array, n: number): number {
+  let max = Number.NEGATIVE_INFINITY
+  for (let t = 0; t < n; t++) max = Math.max(max, scores[t]!)
+  if (n === 0) return max
+  let sum = 0
+  for (let t = 0; t < n; t++) sum += scores[t] = Math.exp(scores[t]! - max)
+  for (let t = 0; t < n; t++) scores[t]! /= sum
+  return max + Math.log(sum)
+}

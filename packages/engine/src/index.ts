@@ -1,0 +1,16 @@
+/**
+ * Reads DeepSeek-architecture checkpoints and generates text over a paged latent cache.
+ *
+ * @example
+ * import { ReferenceBackend } from '@flashmla/cpu'
+ * import { generate, loadTokenizer, Model } from '@flashmla/engine'
+ * import { modelDirectory } from '@flashmla/tiny-mla'
+ * const model = await Model.load(modelDirectory, { backend: new ReferenceBackend() })
+ * const tokenizer = await loadTokenizer(modelDirectory)
+ * for await (const id of generate(model, tokenizer.encode('The sea').ids)) process.stdout.write(tokenizer.decode([id]))
+ */
+export type { GenerateOptions, SamplingOptions } from './generate'
+export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
+export type { ModelOptions } from './model'
+export { Model } from './model'
+export { Checkpoint } from './safetensors'

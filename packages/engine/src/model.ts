@@ -1,0 +1,245 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
+import type { MlaConfig } from '@flashmla/latent'
+import { f32Format, parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
+import type { Backend, DType, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
+import { CheckpointError, InvalidArgumentError } from '@flashmla/spec'
+import { Checkpoint } from './safetensors'
+import type { LayerWeights, ModelWeights } from './weights'
+import { loadWeights } from './weights'
+
+export interface ModelOptions {
+  readonly backend: Backend
+  /** Tokens a page. */
+  readonly pageSize?: number
+  /** Pages of the pool; by default enough for one sequence of the model's full context. */
+  readonly numBlocks?: number
+  /** `absorbed` attends in the latent space; `naive` rebuilds keys and values. Same function. */
+  readonly attention?: 'absorbed' | 'naive'
+  readonly progress?: (done: number, total: number) => void
+}
+
+/** The DeepSeek model graph (V2, V2-Lite, V3, R1, Kimi K2) over a paged latent cache. */
+export class Model {
+  readonly pool: BlockPool
+  readonly #caches: PagedCache[]
+  readonly #rope: Tensor<'f32'>
+
+  private constructor(
+    readonly config: MlaConfig,
+    private readonly weights: ModelWeights,
+    private readonly backend: Backend,
+    readonly pageSize: number,
+    numBlocks: number,
+    private readonly attention: 'absorbed' | 'naive',
+  ) {
+    this.pool = new BlockPool(numBlocks)
+    const format = f32Format(config.kvLoraRank, config.qkRopeHeadDim)
+    this.#caches = weights.layers.map(() => backend.cache(format, numBlocks, pageSize))
+    this.#rope = backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2])
+    backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
+  }
+
+  /** Reads config.json and the safetensors of a Hugging Face folder. */
+  static async load(directory: string, options: ModelOptions): Promise<Model> {
+    const file = join(directory, 'config.json')
+    const text = await readFile(file, 'utf8').catch((cause) => {
+      throw new CheckpointError({
+        file,
+        fact: "the file can't be read.",
+        hint: 'Give the folder of a Hugging Face checkpoint.',
+        cause,
+      })
+    })
+    let json: unknown
+    try {
+      json = JSON.parse(text)
+    } catch (cause) {
+      throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
+    }
+    const config = parseMlaConfig(json)
+    const pageSize = options.pageSize ?? 64
+    const checkpoint = await Checkpoint.open(directory)
+    try {
+      let done = 0
+      const weights = await loadWeights(checkpoint, config, options.backend, () =>
+        options.progress?.(++done, checkpoint.names.length),
+      )
+      const numBlocks = options.numBlocks ?? Math.ceil(config.maxPositions / pageSize)
+      return new Model(config, weights, options.backend, pageSize, numBlocks, options.attention ?? 'absorbed')
+    } finally {
+      await checkpoint.close()
+    }
+  }
+
+  sequence(): PagedSequence {
+    return new PagedSequence(this.pool, this.pageSize)
+  }
+
+  /** Appends `tokens` to the sequence and returns their logits `[tokens, vocab]`. Nothing is appended when it throws. */
+  async forward(sequence: PagedSequence, tokens: readonly number[]): Promise<Float32Array> {
+    const { config, backend } = this
+    const n = tokens.length
+    if (n === 0) throw new InvalidArgumentError('No tokens were given.', 'Give at least one token id.')
+    for (const token of tokens) {
+      if (!Number.isInteger(token) || token < 0 || token >= config.vocabSize) {
+        throw new InvalidArgumentError(
+          `Token ${token} is not in a vocabulary of ${config.vocabSize}.`,
+          'Use the tokenizer of this model.',
+        )
+      }
+    }
+    const first = sequence.length
+    if (first + n > config.maxPositions) {
+      throw new InvalidArgumentError(
+        `${first + n} tokens are more than the model's ${config.maxPositions} positions.`,
+        'Shorten the prompt or generate fewer tokens.',
+      )
+    }
+    const copy = sequence.append(n)
+    if (copy) {
+      sequence.truncate(first)
+      throw new InvalidArgumentError(
+        'The sequence shares its partial last page with a fork.',
+        'Truncate the fork to a page boundary first.',
+      )
+    }
+    const scratch = new Scratch(backend)
+    const positions = scratch.i32(Array.from(tokens, (_, i) => first + i))
+    const slots = scratch.i32(Array.from(tokens, (_, i) => sequence.slot(first + i)))
+    const batch: PagedBatch = {
+      queryStart: scratch.i32([0, n]),
+      seqLens: scratch.i32([first + n]),
+      blockTable: scratch.i32(sequence.blocks, [1, sequence.blocks.length]),
+    }
+    const x = scratch.f32(n, config.hiddenSize)
+    const normed = scratch.f32(n, config.hiddenSize)
+    backend.gatherRows(x, this.weights.embed, scratch.i32(tokens))
+    this.weights.layers.forEach((layer, l) => {
+      backend.rmsNorm(normed, x, layer.inputNorm, config.rmsNormEps)
+      this.#attend(scratch, layer, this.#caches[l]!, x, normed, positions, slots, batch)
+      backend.rmsNorm(normed, x, layer.postNorm, config.rmsNormEps)
+      this.#feedForward(scratch, layer, x, normed)
+    })
+    backend.rmsNorm(normed, x, this.weights.norm, config.rmsNormEps)
+    const logits = scratch.f32(n, config.vocabSize)
+    backend.linear(logits, normed, this.weights.head)
+    const result = await backend.read(logits)
+    scratch.dispose()
+    return result
+  }
+
+  #attend(
+    scratch: Scratch,
+    layer: LayerWeights,
+    cache: PagedCache,
+    x: Tensor<'f32'>,
+    normed: Tensor<'f32'>,
+    positions: Tensor<'i32'>,
+    slots: Tensor<'i32'>,
+    batch: PagedBatch,
+  ): void {
+    const { backend } = this
+    const {
+      numHeads: h,
+      kvLoraRank: r,
+      qkNopeHeadDim: nope,
+      qkRopeHeadDim: rope,
+      vHeadDim: v,
+      rmsNormEps,
+      hiddenSize,
+    } = this.config
+    const interleaved = this.config.rope.interleaved
+    const n = x.shape[0]!
+    let queryInput = normed
+    if (layer.qA) {
+      const down = scratch.f32(n, layer.qA.norm.shape[0]!)
+      queryInput = scratch.f32(n, layer.qA.norm.shape[0]!)
+      backend.linear(down, normed, layer.qA.weight)
+      backend.rmsNorm(queryInput, down, layer.qA.norm, rmsNormEps)
+    }
+    const q = scratch.f32(n, h, nope + rope)
+    backend.linear(q, queryInput, layer.qB)
+    backend.rotary(q, nope, this.#rope, positions, interleaved)
+
+    const kv = scratch.f32(n, r + rope)
+    const compressed = scratch.f32(n, r)
+    backend.linear(kv, normed, layer.kvA)
+    backend.rotary(kv, r, this.#rope, positions, interleaved)
+    backend.copyColumns(compressed, 0, kv, 0, r)
+    backend.rmsNorm(compressed, compressed, layer.kvNorm, rmsNormEps)
+    backend.copyColumns(kv, 0, compressed, 0, r)
+    backend.append(cache, kv, slots)
+
+    const scale = softmaxScale(this.config)
+    const heads = scratch.f32(n, h, v)
+    if (this.attention === 'naive') {
+      backend.naiveAttention(heads, q, layer.kvB, cache, batch, scale)
+    } else {
+      const qNope = scratch.f32(n, h, nope)
+      const qLatent = scratch.f32(n, h, r)
+      const absorbed = scratch.f32(n, h, r + rope)
+      const latentOut = scratch.f32(n, h, r)
+      backend.copyColumns(qNope, 0, q, 0, nope)
+      backend.headLinear(qLatent, qNope, layer.uk)
+      backend.copyColumns(absorbed, 0, qLatent, 0, r)
+      backend.copyColumns(absorbed, r, q, nope, rope)
+      backend.attention(latentOut, scratch.f32(n, h), absorbed, cache, batch, scale)
+      backend.headLinear(heads, latentOut, layer.uv)
+    }
+    const projected = scratch.f32(n, hiddenSize)
+    backend.linear(projected, heads, layer.o)
+    backend.add(x, projected)
+  }
+
+  #feedForward(scratch: Scratch, layer: LayerWeights, x: Tensor<'f32'>, normed: Tensor<'f32'>): void {
+    const { backend } = this
+    const n = x.shape[0]!
+    if (layer.moe) {
+      const router = this.config.moe!.router
+      const logits = scratch.f32(n, layer.moe.experts.length)
+      const ids = scratch.keep(backend.tensor('i32', [n, router.topK]))
+      const weights = scratch.f32(n, router.topK)
+      backend.linear(logits, normed, layer.moe.gate)
+      backend.route(ids, weights, logits, layer.moe.bias, router)
+      backend.experts(x, normed, ids, weights, layer.moe.experts)
+    }
+    if (layer.dense) {
+      const inner = layer.dense.gate.shape[0]!
+      const gate = scratch.f32(n, inner)
+      const up = scratch.f32(n, inner)
+      const down = scratch.f32(n, this.config.hiddenSize)
+      backend.linear(gate, normed, layer.dense.gate)
+      backend.linear(up, normed, layer.dense.up)
+      backend.siluMul(gate, gate, up)
+      backend.linear(down, gate, layer.dense.down)
+      backend.add(x, down)
+    }
+  }
+}
+
+/** Tensors that live as long as one forward pass. */
+class Scratch {
+  readonly #kept: Tensor[] = []
+  constructor(private readonly backend: Backend) {}
+
+  f32(...shape: number[]): Tensor<'f32'> {
+    return this.keep(this.backend.tensor('f32', shape))
+  }
+
+  i32(data: readonly number[], shape: readonly number[] = [data.length]): Tensor<'i32'> {
+    const tensor = this.keep(this.backend.tensor('i32', shape))
+    this.backend.write(tensor, Int32Array.from(data))
+    return tensor
+  }
+
+  keep<D extends DType>(tensor: Tensor<D>): Tensor<D> {
+    this.#kept.push(tensor)
+    return tensor
+  }
+
+  dispose(): void {
+    for (const tensor of this.#kept) tensor.dispose()
+  }
+}

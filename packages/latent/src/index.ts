@@ -1,0 +1,15 @@
+/**
+ * The mathematics of Multi-head Latent Attention: configuration, rotary tables, weight absorption, cache formats.
+ *
+ * @example
+ * import { bf16Format } from '@flashmla/latent'
+ * const format = bf16Format(512, 64)
+ * const page = new Uint8Array(64 * format.bytesPerToken)
+ * format.encode(new Float32Array(576).fill(0.5), 0, page, 64, 3)
+ */
+export { absorbKvB } from './absorb'
+export { bf16ToFloat, floatToBf16 } from './bf16'
+export type { MlaConfig, RopeConfig } from './config'
+export { parseMlaConfig } from './config'
+export { bf16Format, f32Format } from './formats'
+export { ropeFrequencies, ropeTable, softmaxScale, yarnMagnitude } from './rope'

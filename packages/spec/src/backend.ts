@@ -1,0 +1,111 @@
+import type { CacheFormat, PagedCache } from './cache-format'
+import type { DType, HostArray, Tensor } from './tensor'
+
+/** Ragged batch of queries over paged sequences. All indices live in device memory so that a step can be captured. */
+export interface PagedBatch {
+  /** `[b + 1]` rows of the queries: sequence s owns rows queryStart[s] … queryStart[s + 1] − 1. */
+  readonly queryStart: Tensor<'i32'>
+  /** `[b]` tokens in the cache, the queries' own included. */
+  readonly seqLens: Tensor<'i32'>
+  /** `[b, maxBlocks]` block ids; entries past a sequence's last page are never read. */
+  readonly blockTable: Tensor<'i32'>
+}
+
+export interface RouterOptions {
+  readonly scoring: 'softmax' | 'sigmoid'
+  readonly method: 'greedy' | 'group_limited_greedy' | 'noaux_tc'
+  readonly topK: number
+  readonly numGroups: number
+  readonly topkGroups: number
+  readonly normalize: boolean
+  readonly scale: number
+}
+
+export interface ExpertWeights {
+  /** `[intermediate, hidden]` */
+  readonly gate: Tensor<'f32'>
+  /** `[intermediate, hidden]` */
+  readonly up: Tensor<'f32'>
+  /** `[hidden, intermediate]` */
+  readonly down: Tensor<'f32'>
+}
+
+/**
+ * What a model graph needs. Every operation writes into tensors that the caller owns, returns before it has run where
+ * the device is asynchronous, and takes changing values (positions, slots, lengths) from device memory.
+ */
+export interface Backend {
+  readonly name: string
+
+  tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D>
+  /** Copies `data` into elements `[offset, offset + data.length)`. */
+  write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset?: number): void
+  /** Copies the tensor to the host, once everything enqueued before has run. */
+  read<D extends DType>(source: Tensor<D>): Promise<HostArray<D>>
+  cache(format: CacheFormat, numBlocks: number, pageSize: number): PagedCache
+
+  /** out `[n, d]` = table `[rows, d]` at ids `[n]`. Also gathers rows of any matrix. */
+  gatherRows(out: Tensor<'f32'>, table: Tensor<'f32'>, ids: Tensor<'i32'>): void
+  /** out[n] = x[n] / sqrt(mean(x[n]²) + eps) · weight over rows `[n, d]`. */
+  rmsNorm(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>, eps: number): void
+  /** out `[n, o]` = x `[n, i]` · weight `[o, i]`ᵀ. */
+  linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void
+  /** out `[n, h, o]` = x `[n, h, i]` · weight `[h, o, i]`ᵀ head by head. */
+  headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void
+  /** Copies columns: out[…, outStart + k] = x[…, xStart + k] for k < width, over rows of both. */
+  copyColumns(out: Tensor<'f32'>, outStart: number, x: Tensor<'f32'>, xStart: number, width: number): void
+  /**
+   * Rotates columns [start, start + 2·pairs) of every row of x `[n, rows, d]` in place, by the angles of table
+   * `[maxPositions, pairs, 2]` (cos, sin) at positions `[n]`. Interleaved pairs are (2j, 2j+1), half-split (j, j+pairs).
+   */
+  rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void
+  /** x += y */
+  add(x: Tensor<'f32'>, y: Tensor<'f32'>): void
+  /** out = silu(gate) · up */
+  siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void
+  /** Chooses experts from logits `[n, experts]`: ids `[n, topK]`, weights `[n, topK]`. `bias` only for noaux_tc. */
+  route(
+    ids: Tensor<'i32'>,
+    weights: Tensor<'f32'>,
+    logits: Tensor<'f32'>,
+    bias: Tensor<'f32'> | undefined,
+    options: RouterOptions,
+  ): void
+  /** out[n] += Σ_k weights[n, k] · expert(ids[n, k])(x[n]). */
+  experts(
+    out: Tensor<'f32'>,
+    x: Tensor<'f32'>,
+    ids: Tensor<'i32'>,
+    weights: Tensor<'f32'>,
+    experts: readonly ExpertWeights[],
+  ): void
+
+  /** Writes row n of latent `[n, kvLoraRank + ropeDim]` to slot slots[n] = block · pageSize + offset; −1 writes nothing. */
+  append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void
+  /**
+   * Absorbed attention: q `[t, h, kvLoraRank + ropeDim]`, out `[t, h, kvLoraRank]`, lse `[t, h]` natural log.
+   * Query i of a sequence sees `seqLen − s_q + i + 1` tokens. Nothing to attend to: out 0, lse −Infinity.
+   */
+  attention(
+    out: Tensor<'f32'>,
+    lse: Tensor<'f32'>,
+    q: Tensor<'f32'>,
+    cache: PagedCache,
+    batch: PagedBatch,
+    scale: number,
+  ): void
+  /**
+   * Naive attention, the same function through full keys and values: q `[t, h, nope + rope]`, out `[t, h, v]`;
+   * keys and values are rebuilt from the cache by kvB `[h · (nope + v), kvLoraRank]`.
+   */
+  naiveAttention(
+    out: Tensor<'f32'>,
+    q: Tensor<'f32'>,
+    kvB: Tensor<'f32'>,
+    cache: PagedCache,
+    batch: PagedBatch,
+    scale: number,
+  ): void
+
+  dispose(): void
+}

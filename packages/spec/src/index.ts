@@ -1,0 +1,23 @@
+/**
+ * Interfaces, shapes and errors that the packages of FlashMLA for TypeScript share. No behaviour, no dependencies.
+ *
+ * @example
+ * import { FlashMlaError, OutOfPagesError } from '@flashmla/spec'
+ * try { throw new OutOfPagesError(3, 1) } catch (error) {
+ *   if (FlashMlaError.isInstance(error)) console.log(error.code, error.message)
+ * }
+ */
+export type { Backend, ExpertWeights, PagedBatch, RouterOptions } from './backend'
+export type { CacheFormat, PagedCache } from './cache-format'
+export type { ErrorCode } from './errors'
+export {
+  CheckpointError,
+  DisposedError,
+  FlashMlaError,
+  InvalidArgumentError,
+  InvalidConfigError,
+  OutOfPagesError,
+  UnsupportedError,
+} from './errors'
+export type { DType, HostArray, Tensor } from './tensor'
+export { sizeOf } from './tensor'

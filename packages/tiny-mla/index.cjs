@@ -1,0 +1,3 @@
+const { join } = require('node:path')
+
+exports.modelDirectory = join(__dirname, 'model')

@@ -1,0 +1,48 @@
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+export const root = fileURLToPath(new URL('..', import.meta.url))
+
+export function run(command, args) {
+  execFileSync(command, args, { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] })
+}
+
+/** Installs and builds what changed since the last time: the stamp is a hash of the lockfile and of every source. */
+export function setUp() {
+  const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
+  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () =>
+    run('npx', ['--yes', packageManager, 'install', '--frozen-lockfile']),
+  )
+  once('build', ['pnpm-lock.yaml', 'tsup.preset.ts', 'tsconfig.base.json', ...manifests(), ...sources()], () =>
+    run('npx', ['turbo', 'run', 'build', '--output-logs=errors-only']),
+  )
+}
+
+function once(name, files, action) {
+  const hash = createHash('sha256')
+  for (const file of files) hash.update(file).update(readFileSync(root + file))
+  const digest = hash.digest('hex')
+  const stamp = `${root}.cache/${name}`
+  const intact = existsSync(`${root}node_modules`) && (name !== 'build' || existsSync(`${root}apps/demo/dist/cli.js`))
+  if (intact && existsSync(stamp) && readFileSync(stamp, 'utf8') === digest) return
+  process.stderr.write(`${name} …\n`)
+  action()
+  mkdirSync(`${root}.cache`, { recursive: true })
+  writeFileSync(stamp, digest)
+}
+
+function folders() {
+  return ['packages', 'apps'].flatMap((top) => readdirSync(root + top).map((name) => `${top}/${name}`))
+}
+
+function manifests() {
+  return folders().map((folder) => `${folder}/package.json`)
+}
+
+function sources() {
+  return folders()
+    .filter((folder) => existsSync(`${root}${folder}/src`))
+    .flatMap((folder) => readdirSync(`${root}${folder}/src`).map((name) => `${folder}/src/${name}`))
+}

@@ -1,0 +1,9 @@
+import { fileURLToPath } from 'node:url'
+import { defineConfig } from 'vitest/config'
+
+const root = fileURLToPath(new URL('.', import.meta.url))
+
+export default defineConfig({
+  resolve: { alias: [{ find: /^@flashmla\/(.*)$/, replacement: `${root}packages/$1/src/index.ts` }] },
+  test: { include: ['{packages,apps}/*/src/**/*.test.ts'], testTimeout: 60_000 },
+})
