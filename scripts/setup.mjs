@@ -9,14 +9,22 @@ export function run(command, args) {
   execFileSync(command, args, { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] })
 }
 
+/** The pnpm that package.json pins, from the npm registry. */
+function pnpm(...args) {
+  const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
+  run('npx', ['--yes', packageManager, ...args])
+}
+
+/** Turbo looks for pnpm on the PATH, where only pnpm's own child has it. */
+export function turbo(task) {
+  pnpm('exec', 'turbo', 'run', task, '--output-logs=errors-only')
+}
+
 /** Installs and builds what changed since the last time: the stamp is a hash of the lockfile and of every source. */
 export function setUp() {
-  const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
-  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () =>
-    run('npx', ['--yes', packageManager, 'install', '--frozen-lockfile']),
-  )
+  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () => pnpm('install', '--frozen-lockfile'))
   once('build', ['pnpm-lock.yaml', 'tsup.preset.ts', 'tsconfig.base.json', ...manifests(), ...sources()], () =>
-    run('npx', ['turbo', 'run', 'build', '--output-logs=errors-only']),
+    turbo('build'),
   )
 }
 

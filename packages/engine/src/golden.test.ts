@@ -28,7 +28,7 @@ function worst(actual: Float32Array, expected: Float32Array): number {
   let max = 0
   for (let i = 0; i < expected.length; i++) {
     const difference = Math.abs(actual[i]! - expected[i]!)
-    max = difference <= max ? max : difference
+    max = Math.max(max, difference)
   }
   return max
 }
