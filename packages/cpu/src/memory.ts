@@ -57,6 +57,14 @@ export class CpuCache implements PagedCache {
     this.format.decode(page, this.pageSize, offset, target, targetOffset)
   }
 
+  copy(from: number, to: number, slots: number): void {
+    const row = new Float32Array(this.format.kvLoraRank + this.format.ropeDim)
+    for (let slot = 0; slot < slots; slot++) {
+      this.read(from, slot, row, 0)
+      this.write(to * this.pageSize + slot, row, 0)
+    }
+  }
+
   dispose(): void {
     this.#pages.length = 0
   }

@@ -169,6 +169,10 @@ export class ReferenceBackend implements Backend {
     })
   }
 
+  copyBlock(cache: PagedCache, from: number, to: number, slots: number): void {
+    ;(cache as CpuCache).copy(from, to, slots)
+  }
+
   attention(
     out: Tensor<'f32'>,
     lse: Tensor<'f32'>,

@@ -60,6 +60,21 @@ describe.each(['v2-lite-tiny', 'v2-lite-yarn-tiny', 'v3-tiny', 'v3-yarn-tiny'])(
     },
   )
 
+  it('a fork goes on from a shared partial page without disturbing its parent', async () => {
+    const { ids, logits } = await golden(name)
+    const model = await Model.load(fixtures + name, { backend: new ReferenceBackend(), pageSize: 16 })
+    const vocab = model.config.vocabSize
+    const parent = model.sequence()
+    await model.forward(parent, [...ids.subarray(0, 21)])
+    const child = parent.fork()
+    await model.forward(child, [...ids.subarray(150, 155)])
+    const actual = await model.forward(parent, [...ids.subarray(21, 30)])
+    expect(worst(actual, logits.subarray(21 * vocab, 30 * vocab))).toBeLessThan(1e-3)
+    child.free()
+    parent.free()
+    expect(model.pool.numFree).toBe(model.pool.numBlocks)
+  })
+
   it('greedy tokens equal the golden ones', async () => {
     const { ids, greedy } = await golden(name)
     const model = await Model.load(fixtures + name, { backend: new ReferenceBackend() })

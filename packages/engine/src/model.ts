@@ -98,13 +98,7 @@ export class Model {
       )
     }
     const copy = sequence.append(n)
-    if (copy) {
-      sequence.truncate(first)
-      throw new InvalidArgumentError(
-        'The sequence shares its partial last page with a fork.',
-        'Truncate the fork to a page boundary first.',
-      )
-    }
+    if (copy) for (const cache of this.#caches) backend.copyBlock(cache, copy.from, copy.to, copy.slots)
     const scratch = new Scratch(backend)
     const positions = scratch.i32(Array.from(tokens, (_, i) => first + i))
     const slots = scratch.i32(Array.from(tokens, (_, i) => sequence.slot(first + i)))

@@ -82,6 +82,8 @@ export interface Backend {
 
   /** Writes row n of latent `[n, kvLoraRank + ropeDim]` to slot slots[n] = block · pageSize + offset; −1 writes nothing. */
   append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void
+  /** Copies slots [0, slots) of block `from` to block `to`: the copy-on-write of a forked sequence. */
+  copyBlock(cache: PagedCache, from: number, to: number, slots: number): void
   /**
    * Absorbed attention: q `[t, h, kvLoraRank + ropeDim]`, out `[t, h, kvLoraRank]`, lse `[t, h]` natural log.
    * Query i of a sequence sees `seqLen − s_q + i + 1` tokens. Nothing to attend to: out 0, lse −Infinity.
