@@ -1,6 +1,6 @@
 import type { PagedBatch, PagedCache } from '@flashmla/spec'
+import type { CpuBatch } from './batch'
 import type { CpuCache } from './memory'
-import { i32 } from './memory'
 
 /** Calls `visit` once a sequence with its decoded rows `[seqLen, width]`, its first query row and number of queries. */
 export function forEachSequence(
@@ -8,10 +8,7 @@ export function forEachSequence(
   batch: PagedBatch,
   visit: (rows: Float32Array, seqLen: number, start: number, queries: number) => void,
 ): void {
-  const starts = i32(batch.queryStart)
-  const lengths = i32(batch.seqLens)
-  const table = i32(batch.blockTable)
-  const stride = batch.blockTable.shape[1]!
+  const { queryStart: starts, seqLens: lengths, blockTable: table, blockTableStride: stride } = (batch as CpuBatch).step
   const width = cache.format.kvLoraRank + cache.format.ropeDim
   for (let s = 0; s < lengths.length; s++) {
     const seqLen = lengths[s]!

@@ -1,4 +1,5 @@
-import type { CacheFormat, DType, HostArray, PagedCache, Tensor } from '@flashmla/spec'
+import { bf16ToFloat, halfToFloat } from '@flashmla/latent'
+import type { CacheFormat, DType, HostArray, PagedCache, Tensor, Weight, WeightSource } from '@flashmla/spec'
 import { DisposedError, InvalidArgumentError, sizeOf } from '@flashmla/spec'
 
 /** Tensor of the CPU backends: a typed array. */
@@ -8,12 +9,13 @@ export class CpuTensor<D extends DType = DType> implements Tensor<D> {
   constructor(
     readonly dtype: D,
     readonly shape: readonly number[],
+    memory?: HostArray<D>,
   ) {
     const size = sizeOf(shape)
     if (!Number.isSafeInteger(size) || size < 0) {
       throw new InvalidArgumentError(`Shape [${shape}] has no size.`, 'Give whole dimensions ≥ 0.')
     }
-    this.#data = (dtype === 'f32' ? new Float32Array(size) : new Int32Array(size)) as HostArray<D>
+    this.#data = memory ?? ((dtype === 'f32' ? new Float32Array(size) : new Int32Array(size)) as HostArray<D>)
   }
 
   get data(): HostArray<D> {
@@ -21,9 +23,40 @@ export class CpuTensor<D extends DType = DType> implements Tensor<D> {
     return this.#data
   }
 
+  /** @throws InvalidArgumentError when the shape doesn't fit the elements from `offset` on */
+  view(shape: readonly number[], offset: number): CpuTensor<D> {
+    const size = sizeOf(shape)
+    if (!(offset >= 0 && offset + size <= this.data.length)) {
+      throw new InvalidArgumentError(
+        `A view [${shape}] at ${offset} doesn't fit a tensor [${this.shape}].`,
+        'View inside the tensor.',
+      )
+    }
+    return new CpuTensor(this.dtype, shape, this.data.subarray(offset, offset + size) as HostArray<D>)
+  }
+
   dispose(): void {
     this.#data = undefined
   }
+}
+
+/** Weight of the reference: float32, whatever the source's dtype. */
+export class CpuWeight implements Weight {
+  private constructor(
+    readonly shape: readonly number[],
+    readonly data: Float32Array,
+  ) {}
+
+  static async read(source: WeightSource): Promise<CpuWeight> {
+    const size = sizeOf(source.shape)
+    const bytes = new Uint8Array(size * (source.dtype === 'f32' ? 4 : 2))
+    await source.read(bytes)
+    if (source.dtype === 'f32') return new CpuWeight(source.shape, new Float32Array(bytes.buffer))
+    const toFloat = source.dtype === 'bf16' ? bf16ToFloat : halfToFloat
+    return new CpuWeight(source.shape, Float32Array.from(new Uint16Array(bytes.buffer), toFloat))
+  }
+
+  dispose(): void {}
 }
 
 /** Paged cache of the CPU backends: one byte array a page, made when the page is first written. */
@@ -72,6 +105,10 @@ export class CpuCache implements PagedCache {
 
 export function f32(tensor: Tensor<'f32'>): Float32Array {
   return (tensor as CpuTensor<'f32'>).data
+}
+
+export function w32(weight: Weight): Float32Array {
+  return (weight as CpuWeight).data
 }
 
 export function i32(tensor: Tensor<'i32'>): Int32Array {

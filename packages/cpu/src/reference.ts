@@ -1,5 +1,6 @@
 import type {
   Backend,
+  BatchCapacity,
   CacheFormat,
   DType,
   ExpertWeights,
@@ -8,10 +9,13 @@ import type {
   PagedCache,
   RouterOptions,
   Tensor,
+  Weight,
+  WeightSource,
 } from '@flashmla/spec'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { forEachSequence, softmaxInPlace } from './attention'
-import { CpuCache, CpuTensor, f32, i32 } from './memory'
+import { CpuBatch } from './batch'
+import { CpuCache, CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
 import { routeToken } from './route'
 
 /** The oracle: plain loops, float32 storage, float64 accumulation. */
@@ -20,6 +24,10 @@ export class ReferenceBackend implements Backend {
 
   tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D> {
     return new CpuTensor(dtype, shape)
+  }
+
+  view<D extends DType>(tensor: Tensor<D>, shape: readonly number[], offset = 0): Tensor<D> {
+    return (tensor as CpuTensor<D>).view(shape, offset)
   }
 
   write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset = 0): void {
@@ -37,21 +45,31 @@ export class ReferenceBackend implements Backend {
     return (source as CpuTensor<D>).data.slice() as HostArray<D>
   }
 
+  async weight(source: WeightSource): Promise<Weight> {
+    return CpuWeight.read(source)
+  }
+
+  batch(capacity: BatchCapacity): PagedBatch {
+    return new CpuBatch(capacity)
+  }
+
   cache(format: CacheFormat, numBlocks: number, pageSize: number): PagedCache {
     return new CpuCache(format, numBlocks, pageSize)
   }
 
-  gatherRows(out: Tensor<'f32'>, table: Tensor<'f32'>, ids: Tensor<'i32'>): void {
-    const [rows, d] = table.shape as [number, number]
-    const list = i32(ids)
-    for (let n = 0; n < list.length; n++) {
-      const id = list[n]!
-      if (id < 0 || id >= rows)
-        throw new InvalidArgumentError(
-          `Row ${id} is not in a table of ${rows}.`,
-          'Use token ids below the vocabulary size.',
-        )
-      f32(out).set(f32(table).subarray(id * d, (id + 1) * d), n * d)
+  embed(out: Tensor<'f32'>, table: Weight, ids: Tensor<'i32'>): void {
+    takeRows(f32(out), w32(table), table.shape[0]!, i32(ids))
+  }
+
+  gatherRows(out: Tensor<'f32'>, x: Tensor<'f32'>, rows: Tensor<'i32'>): void {
+    takeRows(f32(out), f32(x), x.shape[0]!, i32(rows))
+  }
+
+  argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void {
+    const [n, vocab] = logits.shape as [number, number]
+    for (let row = 0; row < n; row++) {
+      const values = f32(logits).subarray(row * vocab, (row + 1) * vocab)
+      i32(ids)[row] = values.reduce((best, value, i) => (value > values[best]! ? i : best), 0)
     }
   }
 
@@ -65,16 +83,16 @@ export class ReferenceBackend implements Backend {
     }
   }
 
-  linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void {
+  linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
     const [o, i] = weight.shape as [number, number]
-    product(f32(out), 0, o, f32(x), 0, i, f32(weight), 0, o, i, f32(x).length / i)
+    product(f32(out), 0, o, f32(x), 0, i, w32(weight), 0, o, i, f32(x).length / i)
   }
 
-  headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void {
+  headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
     const [h, o, i] = weight.shape as [number, number, number]
     const n = f32(x).length / (h * i)
     for (let head = 0; head < h; head++) {
-      product(f32(out), head * o, h * o, f32(x), head * i, h * i, f32(weight), head * o * i, o, i, n)
+      product(f32(out), head * o, h * o, f32(x), head * i, h * i, w32(weight), head * o * i, o, i, n)
     }
   }
 
@@ -153,10 +171,10 @@ export class ReferenceBackend implements Backend {
         const gate = new Float32Array(inner)
         const up = new Float32Array(inner)
         const down = new Float32Array(hidden)
-        product(gate, 0, inner, f32(x), row * hidden, hidden, f32(expert.gate), 0, inner, hidden, 1)
-        product(up, 0, inner, f32(x), row * hidden, hidden, f32(expert.up), 0, inner, hidden, 1)
+        product(gate, 0, inner, f32(x), row * hidden, hidden, w32(expert.gate), 0, inner, hidden, 1)
+        product(up, 0, inner, f32(x), row * hidden, hidden, w32(expert.up), 0, inner, hidden, 1)
         for (let i = 0; i < inner; i++) gate[i] = (gate[i]! / (1 + Math.exp(-gate[i]!))) * up[i]!
-        product(down, 0, hidden, gate, 0, inner, f32(expert.down), 0, hidden, inner, 1)
+        product(down, 0, hidden, gate, 0, inner, w32(expert.down), 0, hidden, inner, 1)
         for (let i = 0; i < hidden; i++) f32(out)[row * hidden + i]! += weight * down[i]!
       }
     }
@@ -204,7 +222,7 @@ export class ReferenceBackend implements Backend {
   naiveAttention(
     out: Tensor<'f32'>,
     q: Tensor<'f32'>,
-    kvB: Tensor<'f32'>,
+    kvB: Weight,
     cache: PagedCache,
     batch: PagedBatch,
     scale: number,
@@ -216,7 +234,7 @@ export class ReferenceBackend implements Backend {
     const width = rank + ropeDim
     forEachSequence(cache, batch, (rows, seqLen, start, queries) => {
       const full = new Float32Array(seqLen * h * (nope + v))
-      product(full, 0, h * (nope + v), rows, 0, width, f32(kvB), 0, h * (nope + v), rank, seqLen)
+      product(full, 0, h * (nope + v), rows, 0, width, w32(kvB), 0, h * (nope + v), rank, seqLen)
       const scores = new Float64Array(seqLen)
       for (let i = 0; i < queries; i++) {
         const visible = Math.max(seqLen - queries + i + 1, 0)
@@ -240,6 +258,20 @@ export class ReferenceBackend implements Backend {
   }
 
   dispose(): void {}
+}
+
+function takeRows(out: Float32Array, table: Float32Array, rows: number, ids: Int32Array): void {
+  const d = table.length / rows
+  for (let n = 0; n < ids.length; n++) {
+    const id = ids[n]!
+    if (id < 0 || id >= rows) {
+      throw new InvalidArgumentError(
+        `Row ${id} is not in a table of ${rows}.`,
+        'Use ids from 0 to one less than the number of rows.',
+      )
+    }
+    out.set(table.subarray(id * d, (id + 1) * d), n * d)
+  }
 }
 
 function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, n: number): number {

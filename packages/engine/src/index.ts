@@ -11,6 +11,6 @@
  */
 export type { GenerateOptions, SamplingOptions } from './generate'
 export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
-export type { ModelOptions } from './model'
+export type { ModelOptions, StepInput } from './model'
 export { Model } from './model'
 export { Checkpoint } from './safetensors'

@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
 import { f32Format, parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
-import type { Backend, DType, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
-import { CheckpointError, InvalidArgumentError } from '@flashmla/spec'
+import type { Backend, BatchStep, DType, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
+import { CheckpointError, InvalidArgumentError, OutOfPagesError } from '@flashmla/spec'
 import { Checkpoint } from './safetensors'
 import type { LayerWeights, ModelWeights } from './weights'
 import { loadWeights } from './weights'
@@ -15,9 +15,22 @@ export interface ModelOptions {
   readonly pageSize?: number
   /** Pages of the pool; by default enough for one sequence of the model's full context. */
   readonly numBlocks?: number
+  /** Sequences of one step (default 64). */
+  readonly maxBatchSize?: number
+  /** Tokens of one step, over all its sequences (default: the model's positions). */
+  readonly maxBatchTokens?: number
   /** `absorbed` attends in the latent space; `naive` rebuilds keys and values. Same function. */
   readonly attention?: 'absorbed' | 'naive'
   readonly progress?: (done: number, total: number) => void
+}
+
+/** One sequence's share of a step. */
+export interface StepInput {
+  readonly sequence: PagedSequence
+  /** Token ids to append, at least one. */
+  readonly tokens: readonly number[]
+  /** Which of the tokens' logits to compute. */
+  readonly logits: 'all' | 'last' | 'none'
 }
 
 /** The DeepSeek model graph (V2, V2-Lite, V3, R1, Kimi K2) over a paged latent cache. */
@@ -25,6 +38,7 @@ export class Model {
   readonly pool: BlockPool
   readonly #caches: PagedCache[]
   readonly #rope: Tensor<'f32'>
+  readonly #batch: PagedBatch
 
   private constructor(
     readonly config: MlaConfig,
@@ -32,6 +46,8 @@ export class Model {
     private readonly backend: Backend,
     readonly pageSize: number,
     numBlocks: number,
+    readonly maxBatchSize: number,
+    readonly maxBatchTokens: number,
     private readonly attention: 'absorbed' | 'naive',
   ) {
     this.pool = new BlockPool(numBlocks)
@@ -39,6 +55,11 @@ export class Model {
     this.#caches = weights.layers.map(() => backend.cache(format, numBlocks, pageSize))
     this.#rope = backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2])
     backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
+    this.#batch = backend.batch({
+      maxSequences: this.maxBatchSize,
+      maxTokens: this.maxBatchTokens,
+      maxBlocks: Math.ceil(config.maxPositions / pageSize),
+    })
   }
 
   /** Reads config.json and the safetensors of a Hugging Face folder. */
@@ -67,7 +88,16 @@ export class Model {
         options.progress?.(++done, checkpoint.names.length),
       )
       const numBlocks = options.numBlocks ?? Math.ceil(config.maxPositions / pageSize)
-      return new Model(config, weights, options.backend, pageSize, numBlocks, options.attention ?? 'absorbed')
+      return new Model(
+        config,
+        weights,
+        options.backend,
+        pageSize,
+        numBlocks,
+        options.maxBatchSize ?? 64,
+        options.maxBatchTokens ?? config.maxPositions,
+        options.attention ?? 'absorbed',
+      )
     } finally {
       await checkpoint.close()
     }
@@ -79,49 +109,94 @@ export class Model {
 
   /** Appends `tokens` to the sequence and returns their logits `[tokens, vocab]`. Nothing is appended when it throws. */
   async forward(sequence: PagedSequence, tokens: readonly number[]): Promise<Float32Array> {
+    const [logits] = await this.step([{ sequence, tokens, logits: 'all' }])
+    return logits!
+  }
+
+  /**
+   * One pass over several sequences: appends each one's tokens and returns the logits that each asked for,
+   * `[rows, vocab]`. Nothing is appended when it throws.
+   */
+  async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
     const { config, backend } = this
-    const n = tokens.length
-    if (n === 0) throw new InvalidArgumentError('No tokens were given.', 'Give at least one token id.')
-    for (const token of tokens) {
-      if (!Number.isInteger(token) || token < 0 || token >= config.vocabSize) {
-        throw new InvalidArgumentError(
-          `Token ${token} is not in a vocabulary of ${config.vocabSize}.`,
-          'Use the tokenizer of this model.',
-        )
-      }
+    this.#check(inputs)
+    for (const { sequence, tokens } of inputs) {
+      const copy = sequence.append(tokens.length)
+      if (copy) for (const cache of this.#caches) backend.copyBlock(cache, copy.from, copy.to, copy.slots)
     }
-    const first = sequence.length
-    if (first + n > config.maxPositions) {
-      throw new InvalidArgumentError(
-        `${first + n} tokens are more than the model's ${config.maxPositions} positions.`,
-        'Shorten the prompt or generate fewer tokens.',
-      )
-    }
-    const copy = sequence.append(n)
-    if (copy) for (const cache of this.#caches) backend.copyBlock(cache, copy.from, copy.to, copy.slots)
+    const plan = planStep(inputs)
+    this.#batch.update(plan)
     const scratch = new Scratch(backend)
-    const positions = scratch.i32(Array.from(tokens, (_, i) => first + i))
-    const slots = scratch.i32(Array.from(tokens, (_, i) => sequence.slot(first + i)))
-    const batch: PagedBatch = {
-      queryStart: scratch.i32([0, n]),
-      seqLens: scratch.i32([first + n]),
-      blockTable: scratch.i32(sequence.blocks, [1, sequence.blocks.length]),
-    }
+    const positions = scratch.i32(plan.positions)
+    const slots = scratch.i32(plan.slots)
+    const n = plan.ids.length
     const x = scratch.f32(n, config.hiddenSize)
     const normed = scratch.f32(n, config.hiddenSize)
-    backend.gatherRows(x, this.weights.embed, scratch.i32(tokens))
+    backend.embed(x, this.weights.embed, scratch.i32(plan.ids))
     this.weights.layers.forEach((layer, l) => {
       backend.rmsNorm(normed, x, layer.inputNorm, config.rmsNormEps)
-      this.#attend(scratch, layer, this.#caches[l]!, x, normed, positions, slots, batch)
+      this.#attend(scratch, layer, this.#caches[l]!, x, normed, positions, slots)
       backend.rmsNorm(normed, x, layer.postNorm, config.rmsNormEps)
       this.#feedForward(scratch, layer, x, normed)
     })
-    backend.rmsNorm(normed, x, this.weights.norm, config.rmsNormEps)
-    const logits = scratch.f32(n, config.vocabSize)
-    backend.linear(logits, normed, this.weights.head)
-    const result = await backend.read(logits)
+    const rows = plan.logitRows.length
+    let result = new Float32Array(0)
+    if (rows > 0) {
+      const last = scratch.f32(rows, config.hiddenSize)
+      const logits = scratch.f32(rows, config.vocabSize)
+      backend.gatherRows(last, x, scratch.i32(plan.logitRows))
+      backend.rmsNorm(last, last, this.weights.norm, config.rmsNormEps)
+      backend.linear(logits, last, this.weights.head)
+      result = await backend.read(logits)
+    }
     scratch.dispose()
-    return result
+    let row = 0
+    return inputs.map((input) => {
+      const first = row
+      row += rowsOf(input)
+      return result.subarray(first * config.vocabSize, row * config.vocabSize)
+    })
+  }
+
+  /** Frees the weights, caches and work memory. */
+  dispose(): void {
+    this.#batch.dispose()
+    this.#rope.dispose()
+    for (const cache of this.#caches) cache.dispose()
+  }
+
+  #check(inputs: readonly StepInput[]): void {
+    const { vocabSize, maxPositions } = this.config
+    let total = 0
+    for (const { sequence, tokens } of inputs) {
+      if (tokens.length === 0) throw new InvalidArgumentError('No tokens were given.', 'Give at least one token id.')
+      for (const token of tokens) {
+        if (!Number.isInteger(token) || token < 0 || token >= vocabSize) {
+          throw new InvalidArgumentError(
+            `Token ${token} is not in a vocabulary of ${vocabSize}.`,
+            'Use the tokenizer of this model.',
+          )
+        }
+      }
+      if (sequence.length + tokens.length > maxPositions) {
+        throw new InvalidArgumentError(
+          `${sequence.length + tokens.length} tokens are more than the model's ${maxPositions} positions.`,
+          'Shorten the prompt or generate fewer tokens.',
+        )
+      }
+      total += tokens.length
+    }
+    if (inputs.length > this.maxBatchSize || total > this.maxBatchTokens) {
+      throw new InvalidArgumentError(
+        `A step of ${inputs.length} sequences and ${total} tokens is past the model's ${this.maxBatchSize} and ${this.maxBatchTokens}.`,
+        'Split the step, or load the model with a larger maxBatchSize or maxBatchTokens.',
+      )
+    }
+    if (new Set(inputs.map((input) => input.sequence)).size < inputs.length)
+      throw new InvalidArgumentError('A sequence is twice in one step.', 'Give its tokens as one input.')
+    let pages = 0
+    for (const { sequence, tokens } of inputs) pages += sequence.pagesNeeded(tokens.length)
+    if (pages > this.pool.numFree) throw new OutOfPagesError(pages, this.pool.numFree)
   }
 
   #attend(
@@ -132,7 +207,6 @@ export class Model {
     normed: Tensor<'f32'>,
     positions: Tensor<'i32'>,
     slots: Tensor<'i32'>,
-    batch: PagedBatch,
   ): void {
     const { backend } = this
     const {
@@ -169,7 +243,7 @@ export class Model {
     const scale = softmaxScale(this.config)
     const heads = scratch.f32(n, h, v)
     if (this.attention === 'naive') {
-      backend.naiveAttention(heads, q, layer.kvB, cache, batch, scale)
+      backend.naiveAttention(heads, q, layer.kvB, cache, this.#batch, scale)
     } else {
       const qNope = scratch.f32(n, h, nope)
       const qLatent = scratch.f32(n, h, r)
@@ -179,7 +253,7 @@ export class Model {
       backend.headLinear(qLatent, qNope, layer.uk)
       backend.copyColumns(absorbed, 0, qLatent, 0, r)
       backend.copyColumns(absorbed, r, q, nope, rope)
-      backend.attention(latentOut, scratch.f32(n, h), absorbed, cache, batch, scale)
+      backend.attention(latentOut, scratch.f32(n, h), absorbed, cache, this.#batch, scale)
       backend.headLinear(heads, latentOut, layer.uv)
     }
     const projected = scratch.f32(n, hiddenSize)
@@ -213,6 +287,47 @@ export class Model {
   }
 }
 
+interface StepPlan extends BatchStep {
+  readonly ids: Int32Array
+  readonly positions: Int32Array
+  readonly slots: Int32Array
+  /** Rows of the step whose logits are asked for. */
+  readonly logitRows: Int32Array
+}
+
+const rowsOf = ({ tokens, logits }: StepInput) => (logits === 'all' ? tokens.length : logits === 'last' ? 1 : 0)
+
+/** Lays the appended sequences out as ragged rows. */
+function planStep(inputs: readonly StepInput[]): StepPlan {
+  const stride = Math.max(...inputs.map(({ sequence }) => sequence.blocks.length))
+  const n = inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
+  const plan = {
+    queryStart: new Int32Array(inputs.length + 1),
+    seqLens: Int32Array.from(inputs, ({ sequence }) => sequence.length),
+    blockTable: new Int32Array(inputs.length * stride),
+    blockTableStride: stride,
+    ids: new Int32Array(n),
+    positions: new Int32Array(n),
+    slots: new Int32Array(n),
+    logitRows: new Int32Array(inputs.reduce((sum, input) => sum + rowsOf(input), 0)),
+  }
+  let row = 0
+  let logitRow = 0
+  inputs.forEach((input, s) => {
+    const { sequence, tokens } = input
+    plan.blockTable.set(sequence.blocks, s * stride)
+    const first = sequence.length - tokens.length
+    tokens.forEach((id, i) => {
+      if (i >= tokens.length - rowsOf(input)) plan.logitRows[logitRow++] = row
+      plan.ids[row] = id
+      plan.positions[row] = first + i
+      plan.slots[row++] = sequence.slot(first + i)
+    })
+    plan.queryStart[s + 1] = row
+  })
+  return plan
+}
+
 /** Tensors that live as long as one forward pass. */
 class Scratch {
   readonly #kept: Tensor[] = []
@@ -222,9 +337,9 @@ class Scratch {
     return this.keep(this.backend.tensor('f32', shape))
   }
 
-  i32(data: readonly number[], shape: readonly number[] = [data.length]): Tensor<'i32'> {
-    const tensor = this.keep(this.backend.tensor('i32', shape))
-    this.backend.write(tensor, Int32Array.from(data))
+  i32(data: Int32Array): Tensor<'i32'> {
+    const tensor = this.keep(this.backend.tensor('i32', [data.length]))
+    this.backend.write(tensor, data)
     return tensor
   }
 

@@ -1,18 +1,20 @@
 import type { FileHandle } from 'node:fs/promises'
 import { open, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { bf16ToFloat } from '@flashmla/latent'
+import { bf16ToFloat, halfToFloat } from '@flashmla/latent'
+import type { WeightSource } from '@flashmla/spec'
 import { CheckpointError } from '@flashmla/spec'
 
 interface Entry {
   readonly file: string
-  readonly dtype: string
+  readonly dtype: WeightSource['dtype']
   readonly shape: readonly number[]
   readonly start: number
   readonly bytes: number
 }
 
-const widths: Record<string, number> = { F32: 4, F16: 2, BF16: 2 }
+const dtypes: Record<string, WeightSource['dtype']> = { F32: 'f32', F16: 'f16', BF16: 'bf16' }
+const widths = { f32: 4, f16: 2, bf16: 2 }
 
 /** A checkpoint of one or more safetensors files, read by range: opening reads headers only. */
 export class Checkpoint {
@@ -53,8 +55,8 @@ export class Checkpoint {
     return sum
   }
 
-  /** Reads one tensor as float32. @throws CheckpointError when it is missing or of another shape */
-  async read(name: string, shape: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
+  /** The tensor as a weight source, checked against `shape`. @throws CheckpointError when it is missing or of another shape */
+  source(name: string, shape: readonly number[]): WeightSource {
     const entry = this.entries.get(name)
     if (!entry) throw new CheckpointError({ file: this.directory, tensor: name, fact: 'the tensor is missing.' })
     if (entry.shape.join() !== shape.join()) {
@@ -64,17 +66,27 @@ export class Checkpoint {
         fact: `its shape is [${entry.shape}], config.json makes it [${shape}].`,
       })
     }
-    const bytes = new Uint8Array(entry.bytes)
+    return { name, dtype: entry.dtype, shape, read: (target) => this.#fill(name, entry, target) }
+  }
+
+  /** Reads one tensor as float32. */
+  async read(name: string, shape: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
+    const { dtype, read } = this.source(name, shape)
+    const bytes = new Uint8Array(shape.reduce((a, b) => a * b, widths[dtype]))
+    await read(bytes)
+    return toFloat32(bytes, dtype)
+  }
+
+  async #fill(name: string, entry: Entry, target: Uint8Array): Promise<void> {
     let done = 0
-    while (done < bytes.length) {
+    while (done < entry.bytes) {
       const { bytesRead } = await this.handles
         .get(entry.file)!
-        .read(bytes, done, Math.min(bytes.length - done, 1 << 30), entry.start + done)
+        .read(target, done, Math.min(entry.bytes - done, 1 << 30), entry.start + done)
       if (bytesRead === 0)
         throw new CheckpointError({ file: entry.file, tensor: name, fact: 'the file ends inside the tensor.' })
       done += bytesRead
     }
-    return toFloat32(bytes, entry.dtype)
   }
 
   async close(): Promise<void> {
@@ -115,32 +127,24 @@ async function readHeader(path: string, handle: FileHandle): Promise<Map<string,
     .sort(([, a], [, b]) => a.data_offsets?.[0] - b.data_offsets?.[0])
   for (const [name, { dtype, shape, data_offsets }] of ordered) {
     const fail = (fact: string) => new CheckpointError({ file: path, tensor: name, fact })
-    const width = widths[dtype]
-    if (width === undefined) throw fail(`dtype ${dtype} is not known; known are ${Object.keys(widths).join(', ')}.`)
+    const type = dtypes[dtype]
+    if (type === undefined) throw fail(`dtype ${dtype} is not known; known are ${Object.keys(dtypes).join(', ')}.`)
     const [start, stop] = data_offsets
     if (start !== end) throw fail(`it starts at byte ${start}, the one before ends at ${end}.`)
-    if (stop - start !== shape.reduce((a, b) => a * b, width))
+    if (stop - start !== shape.reduce((a, b) => a * b, widths[type]))
       throw fail(`${stop - start} bytes don't hold ${dtype} [${shape}].`)
     if (8 + length + stop > size)
       throw fail(`it ends at byte ${8 + length + stop} of a file of ${size}: the file is truncated.`)
     end = stop
-    entries.set(name, { file: path, dtype, shape, start: 8 + length + start, bytes: stop - start })
+    entries.set(name, { file: path, dtype: type, shape, start: 8 + length + start, bytes: stop - start })
   }
   return entries
 }
 
-function toFloat32(bytes: Uint8Array<ArrayBuffer>, dtype: string): Float32Array<ArrayBuffer> {
-  if (dtype === 'F32') return new Float32Array(bytes.buffer)
+function toFloat32(bytes: Uint8Array<ArrayBuffer>, dtype: WeightSource['dtype']): Float32Array<ArrayBuffer> {
+  if (dtype === 'f32') return new Float32Array(bytes.buffer)
   const words = new Uint16Array(bytes.buffer)
   const out = new Float32Array(words.length)
-  for (let i = 0; i < words.length; i++) out[i] = dtype === 'BF16' ? bf16ToFloat(words[i]!) : halfToFloat(words[i]!)
+  for (let i = 0; i < words.length; i++) out[i] = dtype === 'bf16' ? bf16ToFloat(words[i]!) : halfToFloat(words[i]!)
   return out
-}
-
-function halfToFloat(word: number): number {
-  const sign = word & 0x8000 ? -1 : 1
-  const exponent = (word >>> 10) & 31
-  const fraction = word & 1023
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
 }

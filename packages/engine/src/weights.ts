@@ -1,17 +1,17 @@
 import type { MlaConfig } from '@flashmla/latent'
 import { absorbKvB } from '@flashmla/latent'
-import type { Backend, ExpertWeights, Tensor } from '@flashmla/spec'
+import type { Backend, ExpertWeights, Tensor, Weight } from '@flashmla/spec'
 import type { Checkpoint } from './safetensors'
 
-type Weight = Tensor<'f32'>
+type Vector = Tensor<'f32'>
 
 export interface LayerWeights {
-  readonly inputNorm: Weight
-  readonly postNorm: Weight
-  readonly qA?: { readonly weight: Weight; readonly norm: Weight }
+  readonly inputNorm: Vector
+  readonly postNorm: Vector
+  readonly qA?: { readonly weight: Weight; readonly norm: Vector }
   readonly qB: Weight
   readonly kvA: Weight
-  readonly kvNorm: Weight
+  readonly kvNorm: Vector
   readonly kvB: Weight
   /** W_UK `[h, kvLoraRank, nope]` */
   readonly uk: Weight
@@ -20,12 +20,12 @@ export interface LayerWeights {
   readonly o: Weight
   /** The dense layer's feed-forward, or the shared experts. */
   readonly dense?: ExpertWeights
-  readonly moe?: { readonly gate: Weight; readonly bias?: Weight; readonly experts: readonly ExpertWeights[] }
+  readonly moe?: { readonly gate: Weight; readonly bias?: Vector; readonly experts: readonly ExpertWeights[] }
 }
 
 export interface ModelWeights {
   readonly embed: Weight
-  readonly norm: Weight
+  readonly norm: Vector
   readonly head: Weight
   readonly layers: readonly LayerWeights[]
 }
@@ -37,17 +37,29 @@ export async function loadWeights(
   backend: Backend,
   progress?: (name: string) => void,
 ): Promise<ModelWeights> {
-  const put = (data: Float32Array, shape: readonly number[]): Weight => {
-    const tensor = backend.tensor('f32', shape)
-    backend.write(tensor, data)
-    return tensor
-  }
   const host = async (name: string, shape: readonly number[]) => {
     const data = await checkpoint.read(name, shape)
     progress?.(name)
     return data
   }
-  const get = async (name: string, ...shape: number[]) => put(await host(name, shape), shape)
+  const get = async (name: string, ...shape: number[]): Promise<Weight> => {
+    const weight = await backend.weight(checkpoint.source(name, shape))
+    progress?.(name)
+    return weight
+  }
+  const vector = async (name: string, size: number): Promise<Vector> => {
+    const tensor = backend.tensor('f32', [size])
+    backend.write(tensor, await host(name, [size]))
+    return tensor
+  }
+  /** A weight that is computed on the host from the checkpoint's. */
+  const computed = (name: string, data: Float32Array, ...shape: number[]): Promise<Weight> =>
+    backend.weight({
+      name,
+      dtype: 'f32',
+      shape,
+      read: async (target) => target.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
+    })
   const {
     hiddenSize: d,
     numHeads: h,
@@ -74,17 +86,17 @@ export async function loadWeights(
         experts.push(await mlp(`${at}.mlp.experts.${e}`, sparse.intermediateSize))
     const q = config.qLoraRank
     return {
-      inputNorm: await get(`${at}.input_layernorm.weight`, d),
-      postNorm: await get(`${at}.post_attention_layernorm.weight`, d),
+      inputNorm: await vector(`${at}.input_layernorm.weight`, d),
+      postNorm: await vector(`${at}.post_attention_layernorm.weight`, d),
       qA: q
-        ? { weight: await get(`${attn}.q_a_proj.weight`, q, d), norm: await get(`${attn}.q_a_layernorm.weight`, q) }
+        ? { weight: await get(`${attn}.q_a_proj.weight`, q, d), norm: await vector(`${attn}.q_a_layernorm.weight`, q) }
         : undefined,
       qB: await get(q ? `${attn}.q_b_proj.weight` : `${attn}.q_proj.weight`, h * (nope + rope), q ?? d),
       kvA: await get(`${attn}.kv_a_proj_with_mqa.weight`, r + rope, d),
-      kvNorm: await get(`${attn}.kv_a_layernorm.weight`, r),
-      kvB: put(kvB, [h * (nope + v), r]),
-      uk: put(uk, [h, r, nope]),
-      uv: put(uv, [h, v, r]),
+      kvNorm: await vector(`${attn}.kv_a_layernorm.weight`, r),
+      kvB: await computed('kv_b_proj', kvB, h * (nope + v), r),
+      uk: await computed('w_uk', uk, h, r, nope),
+      uv: await computed('w_uv', uv, h, v, r),
       o: await get(`${attn}.o_proj.weight`, d, h * v),
       dense: !sparse
         ? await mlp(`${at}.mlp`, config.intermediateSize)
@@ -95,7 +107,7 @@ export async function loadWeights(
         gate: await get(`${at}.mlp.gate.weight`, sparse.numExperts, d),
         bias:
           sparse.router.method === 'noaux_tc'
-            ? await get(`${at}.mlp.gate.e_score_correction_bias`, sparse.numExperts)
+            ? await vector(`${at}.mlp.gate.e_score_correction_bias`, sparse.numExperts)
             : undefined,
         experts,
       },
@@ -107,7 +119,7 @@ export async function loadWeights(
   return {
     embed,
     layers,
-    norm: await get('model.norm.weight', d),
+    norm: await vector('model.norm.weight', d),
     head: config.tieWordEmbeddings ? embed : await get('lm_head.weight', config.vocabSize, d),
   }
 }

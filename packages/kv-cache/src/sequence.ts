@@ -38,7 +38,7 @@ export class PagedSequence {
 
   /** True when `append(tokens)` would succeed. */
   canAppend(tokens: number): boolean {
-    return this.#needed(tokens) <= this.#pool.numFree
+    return this.pagesNeeded(tokens) <= this.#pool.numFree
   }
 
   /**
@@ -50,7 +50,7 @@ export class PagedSequence {
     if (!Number.isInteger(tokens) || tokens < 0) {
       throw new InvalidArgumentError(`${tokens} tokens can't be appended.`, 'Give a whole number ≥ 0.')
     }
-    const needed = this.#needed(tokens)
+    const needed = this.pagesNeeded(tokens)
     if (needed > this.#pool.numFree) throw new OutOfPagesError(needed, this.#pool.numFree)
     let copy: BlockCopy | undefined
     if (tokens > 0 && this.#lastIsShared()) {
@@ -106,7 +106,8 @@ export class PagedSequence {
     return this.#length % this.pageSize !== 0 && this.#pool.references(this.#blocks[this.#blocks.length - 1]!) > 1
   }
 
-  #needed(tokens: number): number {
+  /** Pages that `append(tokens)` would take from the pool. */
+  pagesNeeded(tokens: number): number {
     const pages = Math.ceil((this.#length + tokens) / this.pageSize) - this.#blocks.length
     return pages + (tokens > 0 && this.#lastIsShared() ? 1 : 0)
   }

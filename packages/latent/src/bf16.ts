@@ -14,3 +14,12 @@ export function bf16ToFloat(word: number): number {
   bits[0] = word << 16
   return float[0]!
 }
+
+/** Value of an IEEE half's bits. */
+export function halfToFloat(word: number): number {
+  const sign = word & 0x8000 ? -1 : 1
+  const exponent = (word >>> 10) & 31
+  const fraction = word & 1023
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+}

@@ -8,7 +8,7 @@
  * format.encode(new Float32Array(576).fill(0.5), 0, page, 64, 3)
  */
 export { absorbKvB } from './absorb'
-export { bf16ToFloat, floatToBf16 } from './bf16'
+export { bf16ToFloat, floatToBf16, halfToFloat } from './bf16'
 export type { MlaConfig, RopeConfig } from './config'
 export { parseMlaConfig } from './config'
 export { bf16Format, f32Format } from './formats'

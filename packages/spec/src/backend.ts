@@ -1,14 +1,37 @@
 import type { CacheFormat, PagedCache } from './cache-format'
-import type { DType, HostArray, Tensor } from './tensor'
+import type { DType, HostArray, Tensor, Weight, WeightSource } from './tensor'
 
-/** Ragged batch of queries over paged sequences. All indices live in device memory so that a step can be captured. */
-export interface PagedBatch {
-  /** `[b + 1]` rows of the queries: sequence s owns rows queryStart[s] … queryStart[s + 1] − 1. */
-  readonly queryStart: Tensor<'i32'>
+/** One step's queries over paged sequences, as host arrays. `b` sequences, `t` query rows in all. */
+export interface BatchStep {
+  /** `[b + 1]` rows of the queries: sequence s owns rows queryStart[s] … queryStart[s + 1] − 1. Starts at 0, never falls. */
+  readonly queryStart: Int32Array
   /** `[b]` tokens in the cache, the queries' own included. */
-  readonly seqLens: Tensor<'i32'>
-  /** `[b, maxBlocks]` block ids; entries past a sequence's last page are never read. */
-  readonly blockTable: Tensor<'i32'>
+  readonly seqLens: Int32Array
+  /** `[b, blockTableStride]` block ids; entries past a sequence's last page are never read. */
+  readonly blockTable: Int32Array
+  readonly blockTableStride: number
+}
+
+export interface BatchCapacity {
+  readonly maxSequences: number
+  /** Query rows of one step. */
+  readonly maxTokens: number
+  /** Pages of one sequence. */
+  readonly maxBlocks: number
+}
+
+/** Device copy of a step and the attention plan made from it, in memory sized once: updated in place, so a captured step can be replayed. */
+export interface PagedBatch {
+  readonly capacity: BatchCapacity
+  /** @throws InvalidArgumentError when the step is inconsistent or past the capacity; the previous step then stays */
+  update(step: BatchStep): void
+  dispose(): void
+}
+
+/** A recorded sequence of operations that runs again on the same tensors. */
+export interface StepGraph {
+  replay(): void
+  dispose(): void
 }
 
 export interface RouterOptions {
@@ -23,11 +46,11 @@ export interface RouterOptions {
 
 export interface ExpertWeights {
   /** `[intermediate, hidden]` */
-  readonly gate: Tensor<'f32'>
+  readonly gate: Weight
   /** `[intermediate, hidden]` */
-  readonly up: Tensor<'f32'>
+  readonly up: Weight
   /** `[hidden, intermediate]` */
-  readonly down: Tensor<'f32'>
+  readonly down: Weight
 }
 
 /**
@@ -38,20 +61,29 @@ export interface Backend {
   readonly name: string
 
   tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D>
+  /** A tensor of another shape over the elements of `tensor` from `offset` on. Disposing of it frees nothing. */
+  view<D extends DType>(tensor: Tensor<D>, shape: readonly number[], offset?: number): Tensor<D>
   /** Copies `data` into elements `[offset, offset + data.length)`. */
   write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset?: number): void
   /** Copies the tensor to the host, once everything enqueued before has run. */
   read<D extends DType>(source: Tensor<D>): Promise<HostArray<D>>
   cache(format: CacheFormat, numBlocks: number, pageSize: number): PagedCache
+  /** Takes a matrix into the precision that the backend was configured for, reading it straight into its own memory. */
+  weight(source: WeightSource): Promise<Weight>
+  batch(capacity: BatchCapacity): PagedBatch
+  /** Records what `record` enqueues, where the backend can; otherwise absent. */
+  capture?(record: () => void): StepGraph
 
-  /** out `[n, d]` = table `[rows, d]` at ids `[n]`. Also gathers rows of any matrix. */
-  gatherRows(out: Tensor<'f32'>, table: Tensor<'f32'>, ids: Tensor<'i32'>): void
+  /** out `[n, d]` = table `[rows, d]` at ids `[n]`. */
+  embed(out: Tensor<'f32'>, table: Weight, ids: Tensor<'i32'>): void
+  /** out `[n, d]` = x `[m, d]` at rows `[n]`. */
+  gatherRows(out: Tensor<'f32'>, x: Tensor<'f32'>, rows: Tensor<'i32'>): void
   /** out[n] = x[n] / sqrt(mean(x[n]²) + eps) · weight over rows `[n, d]`. */
   rmsNorm(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>, eps: number): void
   /** out `[n, o]` = x `[n, i]` · weight `[o, i]`ᵀ. */
-  linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void
+  linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void
   /** out `[n, h, o]` = x `[n, h, i]` · weight `[h, o, i]`ᵀ head by head. */
-  headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>): void
+  headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void
   /** Copies columns: out[…, outStart + k] = x[…, xStart + k] for k < width, over rows of both. */
   copyColumns(out: Tensor<'f32'>, outStart: number, x: Tensor<'f32'>, xStart: number, width: number): void
   /**
@@ -61,6 +93,8 @@ export interface Backend {
   rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void
   /** x += y */
   add(x: Tensor<'f32'>, y: Tensor<'f32'>): void
+  /** ids `[n]` = index of the largest of each row of logits `[n, vocab]`; ties go to the lower index. */
+  argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void
   /** out = silu(gate) · up */
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void
   /** Chooses experts from logits `[n, experts]`: ids `[n, topK]`, weights `[n, topK]`. `bias` only for noaux_tc. */
@@ -103,7 +137,7 @@ export interface Backend {
   naiveAttention(
     out: Tensor<'f32'>,
     q: Tensor<'f32'>,
-    kvB: Tensor<'f32'>,
+    kvB: Weight,
     cache: PagedCache,
     batch: PagedBatch,
     scale: number,

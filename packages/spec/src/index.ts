@@ -7,7 +7,15 @@
  *   if (FlashMlaError.isInstance(error)) console.log(error.code, error.message)
  * }
  */
-export type { Backend, ExpertWeights, PagedBatch, RouterOptions } from './backend'
+export type {
+  Backend,
+  BatchCapacity,
+  BatchStep,
+  ExpertWeights,
+  PagedBatch,
+  RouterOptions,
+  StepGraph,
+} from './backend'
 export type { CacheFormat, PagedCache } from './cache-format'
 export type { ErrorCode } from './errors'
 export {
@@ -19,5 +27,5 @@ export {
   OutOfPagesError,
   UnsupportedError,
 } from './errors'
-export type { DType, HostArray, Tensor } from './tensor'
+export type { DType, HostArray, Tensor, Weight, WeightSource } from './tensor'
 export { sizeOf } from './tensor'
