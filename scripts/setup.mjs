@@ -42,7 +42,10 @@ function once(name, files, action) {
 }
 
 function folders() {
-  return ['packages', 'apps'].flatMap((top) => readdirSync(root + top).map((name) => `${top}/${name}`))
+  return [
+    ...['packages', 'apps'].flatMap((top) => readdirSync(root + top).map((name) => `${top}/${name}`)),
+    'benchmarks',
+  ]
 }
 
 function manifests() {
@@ -52,5 +55,11 @@ function manifests() {
 function sources() {
   return folders()
     .filter((folder) => existsSync(`${root}${folder}/src`))
-    .flatMap((folder) => readdirSync(`${root}${folder}/src`).map((name) => `${folder}/src/${name}`))
+    .flatMap((folder) => filesUnder(`${folder}/src`))
+}
+
+function filesUnder(folder) {
+  return readdirSync(root + folder, { withFileTypes: true }).flatMap((entry) =>
+    entry.isDirectory() ? filesUnder(`${folder}/${entry.name}`) : [`${folder}/${entry.name}`],
+  )
 }

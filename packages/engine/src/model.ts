@@ -140,7 +140,7 @@ export class Model {
       this.#feedForward(scratch, layer, x, normed)
     })
     const rows = plan.logitRows.length
-    let result = new Float32Array(0)
+    let result: Float32Array = new Float32Array(0)
     if (rows > 0) {
       const last = scratch.f32(rows, config.hiddenSize)
       const logits = scratch.f32(rows, config.vocabSize)

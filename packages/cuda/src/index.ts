@@ -1,0 +1,2 @@
+/** CUDA backend for Multi-head Latent Attention. */
+export {}

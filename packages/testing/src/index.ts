@@ -1,0 +1,2 @@
+/** One contract suite that every backend of FlashMLA passes. */
+export {}
