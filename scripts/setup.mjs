@@ -10,8 +10,9 @@ export function run(command, args) {
 }
 
 /** The pnpm that package.json pins, from the npm registry. */
+export const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
+
 function pnpm(...args) {
-  const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
   run('npx', ['--yes', packageManager, ...args])
 }
 
