@@ -1,6 +1,6 @@
 import type { PagedBatch, PagedCache } from '@flashmla/spec'
 import type { CpuBatch } from './batch'
-import type { CpuCache } from './memory'
+import type { CpuCache } from './cache'
 
 /** Calls `visit` once a sequence with its decoded rows `[seqLen, width]`, its first query row and number of queries. */
 export function forEachSequence(

@@ -15,7 +15,8 @@ import type {
 import { InvalidArgumentError } from '@flashmla/spec'
 import { forEachSequence, softmaxInPlace } from './attention'
 import { CpuBatch } from './batch'
-import { CpuCache, CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
+import { CpuCache } from './cache'
+import { CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
 import { routeToken } from './route'
 
 /** The oracle: plain loops, float32 storage, float64 accumulation. */
