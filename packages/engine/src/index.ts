@@ -14,3 +14,18 @@ export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
 export type { ModelOptions, StepInput } from './model'
 export { Model } from './model'
 export { Checkpoint } from './safetensors'
+export type { Drafter } from './scheduler/drafter'
+export { PromptLookupDrafter } from './scheduler/drafter'
+export type { EngineOptions, StepModel } from './scheduler/engine'
+export { LlmEngine } from './scheduler/engine'
+export type {
+  FinishEvent,
+  FinishReason,
+  GenerationRequest,
+  RequestEvent,
+  RequestHandle,
+  TokenConstraint,
+  TokenEvent,
+} from './scheduler/request'
+export type { SamplingParams } from './scheduler/sampler'
+export type { EngineStats, PageMap, StepReport } from './scheduler/stats'

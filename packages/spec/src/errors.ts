@@ -8,6 +8,8 @@ export type ErrorCode =
   | 'unsupported'
   | 'disposed'
   | 'aborted'
+  | 'queue_full'
+  | 'deadline'
 
 /**
  * Base of every error this project throws. The first line of `message` states the fact with the offending values,
@@ -93,6 +95,37 @@ export class DisposedError extends FlashMlaError {
       code: 'disposed',
       fact: `${what} was used after it was disposed of.`,
       hint: 'Keep it alive until its last use.',
+    })
+  }
+}
+
+/** The caller gave the work up before it ended. What it held is free. */
+export class AbortedError extends FlashMlaError {
+  constructor(what: string) {
+    super({ code: 'aborted', fact: `${what} was cancelled.`, hint: 'Submit it again if it is still wanted.' })
+  }
+}
+
+/** Admission control refused a request: nothing was queued. */
+export class QueueFullError extends FlashMlaError {
+  readonly queued: number
+  constructor(queued: number) {
+    super({
+      code: 'queue_full',
+      fact: `${queued} requests are waiting already.`,
+      hint: 'Try again later, or raise maxQueued.',
+    })
+    this.queued = queued
+  }
+}
+
+/** A request's deadline passed before it ended. What it held is free. */
+export class DeadlineError extends FlashMlaError {
+  constructor(generated: number) {
+    super({
+      code: 'deadline',
+      fact: `The deadline passed after ${generated} generated tokens.`,
+      hint: 'Allow more time, or ask for fewer tokens.',
     })
   }
 }

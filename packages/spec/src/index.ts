@@ -19,12 +19,15 @@ export type {
 export type { CacheFormat, PagedCache } from './cache-format'
 export type { ErrorCode } from './errors'
 export {
+  AbortedError,
   CheckpointError,
+  DeadlineError,
   DisposedError,
   FlashMlaError,
   InvalidArgumentError,
   InvalidConfigError,
   OutOfPagesError,
+  QueueFullError,
   UnsupportedError,
 } from './errors'
 export type { DType, HostArray, Tensor, Weight, WeightSource } from './tensor'

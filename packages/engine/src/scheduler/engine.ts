@@ -1,0 +1,358 @@
+import type { BlockPool, PagedSequence } from '@flashmla/kv-cache'
+import { AbortedError, DeadlineError, DisposedError, QueueFullError } from '@flashmla/spec'
+import type { StepInput } from '../model'
+import type { Job } from './branch'
+import { Branch } from './branch'
+import type { Drafter } from './drafter'
+import { PromptLookupDrafter } from './drafter'
+import type { PrefixStore } from './prefix-store'
+import { RadixPrefixStore } from './prefix-store'
+import type { FinishReason, GenerationRequest, RequestHandle } from './request'
+import { checkRequest, EventQueue } from './request'
+import { checkSampling, sampleToken, uniform } from './sampler'
+import type { Scheduled } from './scheduler'
+import { Scheduler } from './scheduler'
+import type { EngineStats, PageMap, StepReport } from './stats'
+import { pageMap } from './stats'
+
+/** What the engine needs of a model; `Model` is one. */
+export interface StepModel {
+  readonly config: {
+    readonly vocabSize: number
+    readonly maxPositions: number
+    readonly eosTokenIds: readonly number[]
+  }
+  readonly pool: BlockPool
+  readonly pageSize: number
+  readonly maxBatchSize: number
+  readonly maxBatchTokens: number
+  sequence(): PagedSequence
+  step(inputs: readonly StepInput[]): Promise<Float32Array[]>
+}
+
+export interface EngineOptions {
+  /** Requests that may wait; a further one is refused with QueueFullError (default 256). */
+  readonly maxQueued?: number
+  /** Tokens of one step over all sequences (default: the model's maximum, at most 512). */
+  readonly maxBatchTokens?: number
+  /** Prompt tokens of one sequence that a step takes (default 128). */
+  readonly prefillChunk?: number
+  /** Sequences of one step (default: the model's maximum). */
+  readonly maxBatchSize?: number
+  /** Share of the pool that admission leaves free while others run (default 0.02). */
+  readonly watermark?: number
+  /** Remember the pages of past prompts (default true). */
+  readonly prefixCache?: boolean
+  readonly drafter?: Drafter
+  /** Attempts at a step before its requests fail with the model's error (default 2). */
+  readonly maxAttempts?: number
+}
+
+/** Continuous batching over one model: `step() = schedule → run → postprocess`. */
+export class LlmEngine {
+  readonly #scheduler: Scheduler
+  readonly #store: PrefixStore
+  readonly #jobs = new Map<number, Job>()
+  readonly #listeners = new Set<(report: StepReport) => void>()
+  readonly #counters = {
+    steps: 0,
+    prefill: 0,
+    generated: 0,
+    drafted: 0,
+    accepted: 0,
+    prompt: 0,
+    cached: 0,
+    finished: 0,
+  }
+  #nextId = 0
+  #loop: Promise<void> | undefined
+  #disposed = false
+  /** True while the model works; branches that end meanwhile are doomed: their pages go when it has run. */
+  #busy = false
+  readonly #doomed: Branch[] = []
+  readonly #maxQueued: number
+  readonly #maxAttempts: number
+  readonly #maxSamples: number
+
+  constructor(
+    readonly model: StepModel,
+    options: EngineOptions = {},
+  ) {
+    const { pool, pageSize } = model
+    const maxBatchSize = Math.min(options.maxBatchSize ?? model.maxBatchSize, model.maxBatchSize)
+    const maxBatchTokens = Math.min(options.maxBatchTokens ?? 512, model.maxBatchTokens)
+    this.#maxQueued = options.maxQueued ?? 256
+    this.#maxAttempts = options.maxAttempts ?? 2
+    this.#maxSamples = Math.min(maxBatchSize, maxBatchTokens)
+    this.#store = new RadixPrefixStore(pool, pageSize, () => model.sequence(), options.prefixCache ?? true)
+    const limits = {
+      maxBatchSize: this.#maxSamples,
+      maxBatchTokens,
+      prefillChunk: options.prefillChunk ?? 128,
+      watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
+    }
+    this.#scheduler = new Scheduler(pool, this.#store, limits, options.drafter ?? new PromptLookupDrafter())
+  }
+
+  /**
+   * Queues a request and returns its events. Generation goes on whether or not they are read.
+   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait
+   */
+  submit(request: GenerationRequest): RequestHandle {
+    if (this.#disposed) throw new DisposedError('An engine')
+    const { config, pool, pageSize } = this.model
+    const capacity = pool.numBlocks * pageSize
+    checkRequest(request, { ...config, capacity, maxSamples: this.#maxSamples })
+    checkSampling(request.sampling ?? {}, config.vocabSize)
+    request.signal?.throwIfAborted()
+    const queued = this.queued
+    if (queued >= this.#maxQueued) throw new QueueFullError(queued)
+    const id = this.#nextId++
+    const room = Math.min(config.maxPositions, capacity) - request.prompt.length
+    const cancel = () => this.#end(job, new AbortedError(`Request ${id}`))
+    const queue = new EventQueue(id, cancel)
+    const job: Job = {
+      id,
+      request,
+      queue,
+      sampling: request.sampling ?? {},
+      seed: request.sampling?.seed ?? Math.floor(Math.random() * 0x100000000),
+      maxTokens: Math.min(request.maxTokens ?? room, room),
+      salt: request.cacheSalt ?? '',
+      priority: request.priority ?? 0,
+      deadline: request.deadlineMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + request.deadlineMs,
+      samples: request.n ?? 1,
+      live: new Set(),
+      failures: 0,
+      cachedTokens: 0,
+    }
+    for (let index = 0; index < job.samples; index++) job.live.add(new Branch(job, index, request.prompt))
+    this.#jobs.set(id, job)
+    this.#counters.prompt += request.prompt.length
+    if (job.maxTokens === 0) {
+      for (const branch of [...job.live]) this.#finish(branch, 'length')
+      return queue
+    }
+    // The first sample computes the prompt; the others fork from it.
+    this.#scheduler.enqueue([...job.live][0]!)
+    request.signal?.addEventListener('abort', queue.abort, { once: true })
+    this.#loop ??= this.#run()
+    return queue
+  }
+
+  /** Requests that hold no pages yet. */
+  get queued(): number {
+    return this.#scheduler.waiting.length
+  }
+
+  /** One step. Runs by itself while there are requests; call it only in place of that. */
+  async step(): Promise<StepReport> {
+    const started = performance.now()
+    for (const job of this.#jobs.values())
+      if (started > job.deadline) this.#end(job, new DeadlineError(mostGenerated(job)))
+    const scheduled = this.#scheduler.schedule()
+    let generated = 0
+    if (scheduled.length > 0) {
+      const results = await this.#forward(scheduled)
+      if (results)
+        scheduled.forEach((entry, i) => {
+          generated += this.#postprocess(entry, results[i]!)
+        })
+    }
+    const prefill = scheduled.reduce((sum, { branch, tokens, drafted }) => {
+      return sum + (tokens.length - drafted > 1 || branch.generated === 0 ? tokens.length : 0)
+    }, 0)
+    this.#counters.steps++
+    this.#counters.prefill += prefill
+    const report = { sequences: scheduled.length, prefill, generated, milliseconds: performance.now() - started }
+    for (const listener of this.#listeners) listener(report)
+    return report
+  }
+
+  /** Calls `listener` after each step; the returned function ends that. */
+  onStep(listener: (report: StepReport) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  stats(): EngineStats {
+    const { pool } = this.model
+    const idle = this.#store.idlePages
+    return {
+      ...this.#counters,
+      queued: this.queued,
+      running: this.#scheduler.running.length,
+      preemptions: this.#scheduler.preemptions,
+      pages: { total: pool.numBlocks, free: pool.numFree, cached: idle, used: pool.numBlocks - pool.numFree - idle },
+    }
+  }
+
+  /** Who holds which page now. */
+  pages(): PageMap {
+    return pageMap(this.model, this.#scheduler.running, this.#store.idleBlocks)
+  }
+
+  /** Resolves when every submitted request has ended. */
+  async idle(): Promise<void> {
+    while (this.#loop) await this.#loop
+  }
+
+  /** Forgets every remembered prefix. */
+  clearCache(): void {
+    this.#store.clear()
+  }
+
+  /** Cancels what runs and waits, and frees the remembered pages. The model stays the caller's. */
+  async dispose(): Promise<void> {
+    this.#disposed = true
+    for (const job of [...this.#jobs.values()]) this.#end(job, new AbortedError(`Request ${job.id}`))
+    await this.idle()
+    this.#store.clear()
+  }
+
+  async #run(): Promise<void> {
+    // Begins a turn later, so that requests submitted together start together.
+    do {
+      await new Promise((resolve) => setImmediate(resolve))
+      try {
+        if (this.#jobs.size > 0) await this.step()
+      } catch (error) {
+        for (const job of [...this.#jobs.values()]) this.#end(job, error as Error)
+      }
+    } while (this.#jobs.size > 0)
+    this.#loop = undefined
+  }
+
+  /** The step's logits; undefined when the model failed, in which case the branches wait to be computed anew. */
+  async #forward(scheduled: readonly Scheduled[]): Promise<Float32Array[] | undefined> {
+    const inputs = scheduled.map(({ branch, tokens, drafted, samples }): StepInput => {
+      return { sequence: branch.sequence!, tokens, logits: !samples ? 'none' : drafted > 0 ? 'all' : 'last' }
+    })
+    this.#busy = true
+    try {
+      return await this.model.step(inputs)
+    } catch (error) {
+      const jobs = new Set(scheduled.map(({ branch }) => branch.job))
+      for (const { branch } of scheduled) if (branch.job.live.has(branch)) this.#scheduler.preempt(branch)
+      for (const job of jobs) if (++job.failures >= this.#maxAttempts) this.#end(job, error as Error)
+      return undefined
+    } finally {
+      this.#busy = false
+      for (const branch of this.#doomed.splice(0)) this.#scheduler.remove(branch)
+    }
+  }
+  /** Samples what the step allows, delivers it, and rolls back what was guessed wrong. Returns the tokens delivered. */
+  #postprocess({ branch, tokens, drafted, samples }: Scheduled, logits: Float32Array): number {
+    const { job } = branch
+    if (!job.live.has(branch)) return 0
+    job.failures = 0
+    if (!samples) {
+      this.#commit(branch)
+      return 0
+    }
+    const { vocabSize } = this.model.config
+    const first = branch.generated === 0
+    const known = branch.tokens.length
+    let delivered = 0
+    let finished = false
+    if (first) this.#forkSamples(branch)
+    for (let row = 0; row <= drafted && !finished; row++) {
+      const before = branch.tokens.length
+      finished = this.#sample(branch, logits.subarray(row * vocabSize, (row + 1) * vocabSize))
+      delivered += branch.tokens.length - before
+      if (row < drafted && branch.tokens[known + row] !== tokens[tokens.length - drafted + row]) break
+    }
+    this.#counters.drafted += drafted
+    this.#counters.accepted += Math.max(0, Math.min(delivered - 1, drafted))
+    if (job.live.has(branch)) {
+      // The last sampled token was not computed: what is cached ends before it.
+      branch.sequence!.truncate(Math.min(branch.sequence!.length, branch.tokens.length - 1))
+      this.#commit(branch)
+    }
+    if (first)
+      for (const other of [...job.live]) {
+        if (other === branch || other.index <= branch.index || other.generated > 0) continue
+        this.#sample(other, logits)
+        delivered += other.generated
+      }
+    this.#counters.generated += delivered
+    return delivered
+  }
+
+  #forkSamples(branch: Branch): void {
+    for (const other of branch.job.live) {
+      if (other === branch || other.sequence || other.generated > 0) continue
+      other.sequence = branch.sequence!.fork()
+      this.#scheduler.adopt(other)
+    }
+  }
+
+  /** Draws, delivers and accounts for one token; true when the sample has ended. */
+  #sample(branch: Branch, row: Float32Array): boolean {
+    const { job, index, constraint } = branch
+    const { request } = job
+    const random = uniform(job.seed, index, branch.generated)
+    const sample = sampleToken(row, job.sampling, random, branch, constraint?.mask())
+    const { token } = sample
+    const eos = !request.ignoreEos && this.model.config.eosTokenIds.includes(token)
+    if (eos || request.stopTokenIds?.includes(token)) return this.#finish(branch, 'stop')
+    constraint?.accept(token)
+    branch.tokens.push(token)
+    job.queue.push({ type: 'token', index, ...sample })
+    if (request.shouldStop?.(index, token) || constraint?.ended) return this.#finish(branch, 'stop')
+    const full = branch.tokens.length >= Math.min(this.model.config.maxPositions, this.#capacity)
+    if (branch.generated >= job.maxTokens || full) return this.#finish(branch, 'length')
+    return false
+  }
+
+  get #capacity(): number {
+    return this.model.pool.numBlocks * this.model.pageSize
+  }
+
+  #commit(branch: Branch): void {
+    const { pageSize } = this.model
+    const full = Math.floor(branch.sequence!.length / pageSize) * pageSize
+    if (full <= branch.committed) return
+    this.#store.commit(branch.sequence!, branch.tokens, branch.job.salt)
+    branch.committed = full
+  }
+
+  #finish(branch: Branch, reason: FinishReason): true {
+    const { job } = branch
+    if (branch.sequence) {
+      // Past the last sampled token's predecessor there may be wrong guesses.
+      branch.sequence.truncate(Math.min(branch.sequence.length, branch.tokens.length - 1))
+      this.#commit(branch)
+    }
+    job.queue.push({
+      type: 'finish',
+      index: branch.index,
+      reason,
+      tokens: branch.generated,
+      cachedTokens: job.cachedTokens,
+    })
+    this.#scheduler.remove(branch)
+    job.live.delete(branch)
+    if (job.live.size === 0) {
+      this.#counters.finished++
+      this.#counters.cached += job.cachedTokens
+      this.#end(job)
+    }
+    return true
+  }
+
+  #end(job: Job, error?: Error): void {
+    if (!this.#jobs.delete(job.id)) return
+    for (const branch of job.live) {
+      if (this.#busy) this.#doomed.push(branch)
+      else this.#scheduler.remove(branch)
+    }
+    job.live.clear()
+    job.request.signal?.removeEventListener('abort', job.queue.abort)
+    job.queue.close(error)
+  }
+}
+
+function mostGenerated(job: Job): number {
+  return Math.max(0, ...[...job.live].map((branch) => branch.generated))
+}
