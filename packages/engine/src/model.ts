@@ -121,7 +121,7 @@ export class Model {
     const { config, backend } = this
     this.#check(inputs)
     for (const { sequence, tokens } of inputs) {
-      const copy = sequence.append(tokens.length)
+      const copy = sequence.appendTokens(tokens)
       if (copy) for (const cache of this.#caches) backend.copyBlock(cache, copy.from, copy.to, copy.slots)
     }
     const plan = planStep(inputs)

@@ -161,6 +161,12 @@ export class PagedKvCache {
     }
   }
 
+  /** What a block is to the cache: `used` by a sequence, `cached` for its content only, or `unused`. */
+  blockState(block: number): 'used' | 'cached' | 'unused' {
+    if (this.pool.references(block) > 0) return 'used'
+    return this.#prefix.holds(block) ? 'cached' : 'unused'
+  }
+
   /** Calls `listener` after each change of stored content; the returned function takes it away. See {@link EventHub}. */
   listen(listener: CacheListener): () => void {
     return this.#events.listen(listener)
