@@ -31,8 +31,10 @@ struct MlaDecodeParams {
   int32_t tiles_per_group;     // 124 row tiles of one sequence walked side by side (they share KV through L2)
   int32_t min_blocks;          // 128 fewest 64-token blocks that a worker is given
   int32_t tile_overhead;       // 132 what starting a row tile costs, in 64-token blocks, for the balance; >= 1
+  int32_t tile_rows;           // 136 query rows of a cluster: the decode kernel's tileRows in the manifest
+  int32_t reserved;            // 140 0
 };
-static_assert(sizeof(MlaDecodeParams) == 136, "mirrored on the host");
+static_assert(sizeof(MlaDecodeParams) == 144, "mirrored on the host");
 
 // mla_append_*: latent row -> (norm) -> (rotary) -> cache slot. One block of 128 threads a row, grid n.
 struct MlaAppendParams {

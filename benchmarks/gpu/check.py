@@ -1,0 +1,94 @@
+"""Decode against the float64 oracle: a matrix of cases, run to run identity, poisoned slots. `check.py [sm90|portable] [quick]`."""
+import itertools
+import os
+import sys
+import time
+
+import torch
+
+import oracle
+from driver import Decode
+
+BF, FP = torch.bfloat16, torch.float16
+SCALE = 576 ** -0.5
+
+
+def cases(quick):
+    yield dict(lengths=[64], s_q=1, h_q=16)
+    yield dict(lengths=[1], s_q=1, h_q=1)
+    yield dict(lengths=[128], s_q=1, h_q=64)
+    yield dict(lengths=[200], s_q=1, h_q=16)
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=64)
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128)
+    yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=128)
+    yield dict(lengths=[4641, 45118, 1730, 1696], s_q=4, h_q=16)
+    for page in (1, 16, 32, 64, 128):
+        yield dict(lengths=[333, 0, 64, 1029], s_q=1, h_q=16, page=page)
+        yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=128, page=page)
+    yield dict(lengths=[500, 3], s_q=1, h_q=16, dtype=FP)
+    yield dict(lengths=[500, 3], s_q=2, h_q=128, dtype=FP)
+    yield dict(lengths=[500, 3, 64], s_q=1, h_q=16, dtype=FP, page=1, out_dtype=torch.float32)
+    yield dict(lengths=[2, 1, 5], s_q=4, h_q=16)
+    yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], out_dtype=torch.float32)
+    if quick:
+        return
+    for h_q, s_q in itertools.product((1, 3, 9, 16, 63, 64, 126, 128), (1, 2, 4)):
+        yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q)
+    yield dict(lengths=[131072], s_q=1, h_q=128)
+    yield dict(lengths=[131072, 7], s_q=1, h_q=16)
+    yield dict(lengths=[131071], s_q=4, h_q=126, page=16)
+    yield dict(lengths=[i * 37 % 3000 for i in range(128)], s_q=1, h_q=128)
+    yield dict(lengths=[i * 61 % 5000 for i in range(128)], s_q=1, h_q=16)
+    yield dict(lengths=[i * 53 % 900 for i in range(32)], s_q=2, h_q=64, page=32)
+    yield dict(lengths=[32768 + i for i in range(128)], s_q=1, h_q=16)  # 4.8 GB of cache
+    yield dict(lengths=[65536 + 64 * i for i in range(40)], s_q=1, h_q=128, page=1)
+    yield dict(lengths=[300, 4096], s_q=1, h_q=128, scale=1.0)
+
+
+def run(case, portable):
+    lengths, h_q, dtype = case['lengths'], case['h_q'], case.get('dtype', BF)
+    s_q = case.get('s_q', 1)
+    starts, query_start = [i * s_q for i in range(len(lengths) + 1)], None
+    if 'starts' in case:
+        starts = case['starts']
+        s_q = max(b - a for a, b in zip(starts, starts[1:]))
+        query_start = torch.tensor(starts, dtype=torch.int32, device='cuda')
+    q, kv, table, lens = oracle.make_inputs(lengths, s_q, h_q, case.get('page', 64), dtype, seed=len(lengths) + h_q)
+    q = q[:starts[-1]].contiguous()
+    scale = case.get('scale', SCALE)
+    call = Decode(q, kv, table, lens, s_q, scale, query_start, case.get('out_dtype'), portable=portable, variant=case.get('variant'))
+    call()
+    torch.cuda.synchronize()
+    first = call.out.clone()
+    first_lse = call.lse.clone()
+    error, lse_error, why = oracle.compare(first, first_lse, q, kv, table, lengths, starts, scale)
+    for _ in range(3):
+        call.out.fill_(float('nan'))
+        call()
+        if why is None and not (torch.equal(call.out, first) and torch.equal(call.lse, first_lse)):
+            why = 'differs from run to run'
+    limit = 5e-3 if dtype == BF else 1e-3
+    if why is None and not (error < limit and lse_error < 1e-4):
+        why = 'beyond the limit'
+    return error, lse_error, why
+
+
+if __name__ == '__main__':
+    portable, quick = 'portable' in sys.argv, 'quick' in sys.argv
+    failed = done = 0
+    worst = worst_lse = 0.0
+    for case in cases(quick):
+        text = ' '.join(f'{k}={v if not isinstance(v, list) or len(v) < 8 else f"{len(v)} up to {max(v)}"}' for k, v in case.items())
+        print(f'.. {text}', flush=True)
+        start = time.time()
+        error, lse_error, why = run(case, portable)
+        done += 1
+        if why:
+            failed += 1
+            print(f'FAIL {text}: {why} (relative L2 {error:.2e}, lse {lse_error:.2e})', flush=True)
+        else:
+            worst, worst_lse = max(worst, error), max(worst_lse, lse_error)
+        torch.cuda.empty_cache() if time.time() - start > 1 else None
+    print(f'{"portable" if portable else "sm90"}: {done - failed} of {done} cases pass, worst relative L2 {worst:.2e}, lse {worst_lse:.2e}')
+    sys.stdout.flush()
+    os._exit(1 if failed else 0)

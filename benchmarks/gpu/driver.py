@@ -1,0 +1,155 @@
+"""The committed kernels through the CUDA driver API, inside PyTorch's context. Needs a GPU machine with PyTorch."""
+import ctypes as C
+import json
+import os
+
+import torch
+
+CUBIN = os.path.join(os.path.dirname(__file__), '..', '..', 'packages', 'cuda', 'cubin')
+cuda = C.CDLL('libcuda.so.1')
+
+
+def check(status, what):
+    if status != 0:
+        name = C.c_char_p()
+        cuda.cuGetErrorName(status, C.byref(name))
+        raise RuntimeError(f'{what}: {name.value.decode() if name.value else status}')
+
+
+class DecodeParams(C.Structure):
+    _fields_ = [(n, C.c_void_p) for n in
+                ('q', 'kv', 'block_table', 'seq_lens', 'query_start', 'out', 'lse', 'partial_out', 'partial_lse')] + [
+        (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
+        (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
+                                 'tile_overhead', 'tile_rows', 'reserved')]
+
+
+class AppendParams(C.Structure):
+    _fields_ = [(n, C.c_void_p) for n in ('latent', 'norm_weight', 'rotary_table', 'positions', 'slots', 'cache')] + [
+        (n, C.c_int64) for n in ('cache_page_stride', 'cache_row_stride')] + [('norm_eps', C.c_float)] + [
+        (n, C.c_int32) for n in ('n', 'page_size', 'latent_dtype', 'interleaved', 'format')]
+
+
+class CastParams(C.Structure):
+    _fields_ = [('source', C.c_void_p), ('target', C.c_void_p), ('n', C.c_int64), ('target_dtype', C.c_int32), ('reserved', C.c_int32)]
+
+
+class Attribute(C.Structure):
+    _fields_ = [('id', C.c_uint32), ('pad', C.c_uint32), ('value', C.c_uint32 * 16)]
+
+
+class LaunchConfig(C.Structure):
+    _fields_ = [('grid', C.c_uint32 * 3), ('block', C.c_uint32 * 3), ('shared', C.c_uint32), ('stream', C.c_void_p),
+                ('attrs', C.POINTER(Attribute)), ('count', C.c_uint32)]
+
+
+class TensorMap:
+    def __init__(self):
+        self.raw = C.create_string_buffer(128 + 64)
+        self.address = (C.addressof(self.raw) + 63) & ~63
+
+
+def tensor_map(dtype, address, dims, strides, box):
+    m = TensorMap()
+    n = len(dims)
+    u64, u32 = C.c_uint64 * n, C.c_uint32 * n
+    code = 9 if dtype == torch.bfloat16 else 6
+    check(cuda.cuTensorMapEncodeTiled(C.c_void_p(m.address), code, n, C.c_void_p(address), u64(*dims),
+                                      (C.c_uint64 * max(1, n - 1))(*strides), u32(*box), u32(*([1] * n)), 0, 3, 3, 0),
+          f'cuTensorMapEncodeTiled {dims} {strides} {box}')
+    return m
+
+
+_modules, _functions = {}, {}
+
+
+def function(symbol, module):
+    key = (symbol, module)
+    if key not in _functions:
+        torch.cuda.current_stream()
+        torch.zeros(1, device='cuda')
+        if module not in _modules:
+            handle = C.c_void_p()
+            data = open(os.path.join(CUBIN, module), 'rb').read() + b'\0'
+            check(cuda.cuModuleLoadData(C.byref(handle), data), f'cuModuleLoadData {module}')
+            _modules[module] = handle
+        f = C.c_void_p()
+        check(cuda.cuModuleGetFunction(C.byref(f), _modules[module], symbol.encode()), symbol)
+        shared = KERNELS[key]['sharedBytes']
+        if shared > 48 * 1024:
+            check(cuda.cuFuncSetAttribute(f, 8, shared), 'cuFuncSetAttribute')
+        _functions[key] = f
+    return _functions[key]
+
+
+def load_manifest():
+    manifest = json.load(open(os.path.join(CUBIN, 'manifest.json')))
+    return {(k['symbol'], k['module']): k for k in manifest['kernels']}
+
+
+KERNELS = load_manifest()
+
+
+def launch(symbol, module, grid, args, programmatic=False):
+    """args: ctypes structures and TensorMaps, in order."""
+    f = function(symbol, module)
+    k = KERNELS[(symbol, module)]
+    attrs = []
+    if k['cluster'] > 1:
+        attrs.append(Attribute(4, 0, (C.c_uint32 * 16)(k['cluster'], 1, 1)))
+    if programmatic:
+        attrs.append(Attribute(6, 0, (C.c_uint32 * 16)(1)))
+    array = (Attribute * max(1, len(attrs)))(*attrs)
+    config = LaunchConfig((C.c_uint32 * 3)(*grid), (C.c_uint32 * 3)(k['threads'], 1, 1), k['sharedBytes'],
+                          torch.cuda.current_stream().cuda_stream, array, len(attrs))
+    pointers = (C.c_void_p * len(args))(*[a.address if isinstance(a, TensorMap) else C.addressof(a) for a in args])
+    check(cuda.cuLaunchKernelEx(C.byref(config), f, pointers, None), f'cuLaunchKernelEx {symbol}')
+
+
+OUT_DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+
+
+class Decode:
+    """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]."""
+
+    def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, **tune):
+        b, (t, h_q, _), page = seq_lens.numel(), q.shape, kv.shape[1]
+        rows = s_q * h_q
+        name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
+        sms = torch.cuda.get_device_properties(0).multi_processor_count
+        if portable:
+            self.module, self.symbol, cluster = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}', 1
+        else:
+            tma = page in (16, 32) or page % 64 == 0
+            variant = variant or ('gather' if not tma else 'c1' if rows <= 64 else 'c2')
+            self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}_{variant}'
+            cluster = KERNELS[(self.symbol, self.module)]['cluster']
+        tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
+        tiles = -(-rows // tile_rows)
+        group = tune.get('group') or min(tiles, 4)
+        slots = sms * 2 if portable else sms // cluster
+        workers = max(1, slots // group) * group
+        self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
+        self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
+        self.partial = torch.full((2 * workers * tile_rows, 512), float('nan'), dtype=torch.float32, device='cuda')
+        self.partial_lse = torch.full((2 * workers * tile_rows,), float('nan'), dtype=torch.float32, device='cuda')
+        self.keep = (q, kv, block_table, seq_lens, query_start)
+        self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
+                                   query_start.data_ptr() if query_start is not None else None, self.out.data_ptr(),
+                                   self.lse.data_ptr(), self.partial.data_ptr(), self.partial_lse.data_ptr(),
+                                   block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
+                                   OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
+                                   tune.get('overhead', 1 if portable else 2), tile_rows, 0)
+        self.grid = (workers * cluster, 1, 1)
+        groups = b * -(-tiles // group)
+        self.combine_grid = (min(workers // group, groups), -(-min(tile_rows * group, rows) // 4), 1)
+        self.args = [self.params]
+        if not portable:
+            self.q_map = tensor_map(q.dtype, q.data_ptr(), (576, t * h_q), (1152,), (64, 64))
+            self.kv_map = self.q_map if variant == 'gather' else tensor_map(
+                q.dtype, kv.data_ptr(), (576, page, kv.shape[0]), (kv.stride(1) * 2, kv.stride(0) * 2), (64, min(page, 64 // cluster), 1))
+            self.args += [self.q_map, self.kv_map]
+
+    def __call__(self):
+        launch(self.symbol, self.module, self.grid, self.args)
+        launch('mla_combine', self.module, self.combine_grid, [self.params], programmatic=True)

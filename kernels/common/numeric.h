@@ -1,0 +1,45 @@
+// 16-bit element types of queries and cache.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#include "../include/flashmla_params.h"
+
+namespace flashmla {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+struct Bf16 {
+  static __device__ __forceinline__ uint32_t pack(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+};
+
+struct F16 {
+  static __device__ __forceinline__ uint32_t pack(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+};
+
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ void store_pair(void* base, int64_t index, int32_t dtype, float lo, float hi) {
+  if (dtype == FLASHMLA_F32) {
+    *reinterpret_cast<float2*>(static_cast<float*>(base) + index) = make_float2(lo, hi);
+  } else {
+    const uint32_t packed = dtype == FLASHMLA_BF16 ? Bf16::pack(lo, hi) : F16::pack(lo, hi);
+    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(base) + index) = packed;
+  }
+}
+
+}  // namespace flashmla

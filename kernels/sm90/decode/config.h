@@ -1,0 +1,43 @@
+// Sizes of the Hopper decode kernel.
+#pragma once
+#include "../../include/flashmla_params.h"
+#include "../../common/schedule.h"
+#include "../ptx/barrier.h"
+#include "../ptx/tma.h"
+#include "../ptx/wgmma.h"
+
+namespace flashmla::decode {
+
+constexpr int kRows = 64;                      // query rows of a block
+constexpr int kWidth = 576;                    // d_qk
+constexpr int kValueWidth = 512;               // d_v
+constexpr int kTileCols = 64;                  // 128 bytes: one swizzle span
+constexpr int kTiles = kWidth / kTileCols;     // 9; tile 8 is the rotary part
+constexpr int kRopeTile = kTiles - 1;
+constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
+constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
+constexpr int kConsumerRegisters = 232;
+constexpr int kProducerRegisters = 40;
+
+// Parts of a KV buffer that are freed together: [rotary], [value columns 0..255], [value columns 256..511].
+enum Region : int { kRope = 0, kLeft = 1, kRight = 2, kRegions = 3 };
+__host__ __device__ constexpr int region_first_tile(int region) { return region == kRope ? kRopeTile : region == kLeft ? 0 : 4; }
+__host__ __device__ constexpr int region_tiles(int region) { return region == kRope ? 1 : 4; }
+
+// Named barriers (0 is __syncthreads).
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kQkIssued };
+
+struct SharedStorage {
+  uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers
+  uint8_t kv[2][kTiles][kTileBytes];  // buffer 0: even blocks (warpgroup 0's scores), buffer 1: odd blocks
+  uint8_t p1[kTileBytes];
+  float m0[64], s0[64], m1[64], s1[64];  // running maximum after each half step, and the factor it puts on what came before
+  uint64_t full[2][kTiles];
+  uint64_t empty[2][kRegions];
+  uint64_t q_full, q_empty;
+  int64_t at[4];
+};
+constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;  // room to align to the swizzle's period
+static_assert(kSharedBytes <= 232448, "shared memory of one block");
+
+}  // namespace flashmla::decode

@@ -1,0 +1,163 @@
+// The producer warpgroup: keeps the two KV buffers filled, region by region, as the consumers free them.
+//
+// 1. Take the worker's next segment; load its Q tiles once the consumers are done with the last ones.
+// 2. For each 64-token block: rotary part, then the half that frees first for this buffer, then the other.
+// 3. In a cluster of two each block loads half of the rows and multicasts them to both, so L2 is read once for both.
+#pragma once
+#include "config.h"
+
+namespace flashmla::decode {
+
+// Regions in the order the consumers free them.
+__device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
+
+template <int kCluster>
+__device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
+                                            SharedStorage& sh, const LinePosition& at, int64_t group_worker, int member, int rank) {
+  using namespace ptx;
+  const int lane = threadIdx.x & 31;
+  SegmentWalk walk(at, group_worker);
+  Segment seg;
+  uint32_t empty_parity[2] = {1, 1};
+  uint32_t q_parity = 1;
+  const int rows_per_load = min(p.page_size, kBlockTokens / kCluster);
+  const int loads = kBlockTokens / kCluster / rows_per_load;  // of one tile, by this block of the cluster
+  while (walk.next(p, kRows * kCluster, seg)) {
+    if (seg.shape.blocks == 0) continue;
+    const int tile = seg.group * p.tiles_per_group + member;
+    if (tile * kRows * kCluster >= seg.shape.s_q * p.h_q) continue;
+    const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows * kCluster + rank * kRows;
+    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
+    q_parity ^= 1;
+    if (lane == 0) {
+      const uint32_t bar = smem_address(&sh.q_full);
+      mbarrier_expect_tx(bar, kTiles * kTileBytes);
+      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
+    }
+    const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
+    // Page ids, 32 at a time and one set ahead.
+    const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / p.page_size : 1;
+    const int blocks_per_page = p.page_size > kBlockTokens ? p.page_size / kBlockTokens : 1;
+    const int page_end = (seg.shape.seq_len + p.page_size - 1) / p.page_size;
+    int id_base = seg.lo / blocks_per_page * pages_per_block;
+    int ids = id_base + lane < page_end ? table[id_base + lane] : 0;
+    int next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
+    for (int blk = seg.lo; blk < seg.hi; ++blk) {
+      const int buffer = (blk - seg.lo) & 1;
+      const int first_page = blk / blocks_per_page * pages_per_block;
+      if (first_page - id_base >= 32) {
+        id_base += 32;
+        ids = next_ids;
+        next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
+      }
+      const int row_in_page = (blk % blocks_per_page) * kBlockTokens;
+      // Pages of this block that hold tokens: the rest of the table is never read and never loaded.
+      const int pages = min(pages_per_block, page_end - first_page);
+      const uint32_t tile_bytes = pages_per_block == 1 ? kTileBytes : uint32_t(pages * p.page_size) * kTileCols * 2;
+#pragma unroll
+      for (int i = 0; i < kRegions; ++i) {
+        const int region = region_order(buffer, i);
+        mbarrier_wait(smem_address(&sh.empty[buffer][region]), empty_parity[buffer]);
+        for (int t = region_first_tile(region); t < region_first_tile(region) + region_tiles(region); ++t) {
+          const uint32_t bar = smem_address(&sh.full[buffer][t]);
+          if (lane == 0) mbarrier_expect_tx(bar, tile_bytes);
+          for (int l = 0; l < loads; ++l) {
+            const int row_in_block = rank * (kBlockTokens / kCluster) + l * rows_per_load;
+            const int page = pages_per_block == 1 ? 0 : row_in_block / p.page_size;
+            const int id = __shfl_sync(0xffffffffu, ids, (first_page + page - id_base) & 31);
+            if (page >= pages) break;
+            if (lane == 0) {
+              const uint32_t dst = smem_address(sh.kv[buffer][t]) + row_in_block * 128;
+              const int in_page = pages_per_block == 1 ? row_in_page + row_in_block : 0;
+              if constexpr (kCluster == 1) {
+                tma_load_3d(dst, map_kv, bar, t * kTileCols, in_page, id, kEvictFirst);
+              } else {
+                tma_load_3d_multicast(dst, map_kv, bar, t * kTileCols, in_page, id, (1 << kCluster) - 1, kEvictFirst);
+              }
+            }
+          }
+        }
+      }
+      empty_parity[buffer] ^= 1;
+    }
+  }
+}
+
+// Any page size: 128 threads gather rows with 16-byte asynchronous copies.
+__device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, SharedStorage& sh,
+                                               const LinePosition& at, int64_t group_worker, int member) {
+  using namespace ptx;
+  const int thread = threadIdx.x & 127;
+  SegmentWalk walk(at, group_worker);
+  Segment seg;
+  uint32_t empty_parity[2] = {1, 1};
+  uint32_t q_parity = 1;
+  int pending = -1;  // buffer * kRegions + region of the copies committed last
+  auto publish = [&](int what) {
+    fence_proxy_async();
+    const int buffer = what / kRegions, region = what % kRegions;
+    for (int t = 0; t < region_tiles(region); ++t) mbarrier_arrive(smem_address(&sh.full[buffer][region_first_tile(region) + t]));
+  };
+  const char* kv = static_cast<const char*>(p.kv);
+  while (walk.next(p, kRows, seg)) {
+    if (seg.shape.blocks == 0) continue;
+    const int tile = seg.group * p.tiles_per_group + member;
+    if (tile * kRows >= seg.shape.s_q * p.h_q) continue;
+    // Nothing may stay unpublished while waiting for the consumers.
+    cp_async_wait<0>();
+    if (pending >= 0) publish(pending);
+    pending = -1;
+    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
+    q_parity ^= 1;
+    if (thread == 0) {
+      const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows;
+      const uint32_t bar = smem_address(&sh.q_full);
+      mbarrier_expect_tx(bar, kTiles * kTileBytes);
+      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
+    }
+    const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
+    const int chunk = thread & 7, first_row = thread >> 3;  // 8 chunks of 16 bytes a row, 16 rows at a time
+    for (int blk = seg.lo; blk < seg.hi; ++blk) {
+      const int buffer = (blk - seg.lo) & 1;
+      const char* rows[4];
+      uint32_t bytes[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int token = blk * kBlockTokens + r * 16 + first_row;
+        const bool valid = token < seg.shape.seq_len;
+        const int64_t page = valid ? table[token / p.page_size] : 0;
+        rows[r] = valid ? kv + (page * p.kv_page_stride + int64_t(token % p.page_size) * p.kv_row_stride) * 2 : kv;
+        bytes[r] = valid ? 16 : 0;
+      }
+#pragma unroll 1
+      for (int i = 0; i < kRegions; ++i) {
+        const int region = region_order(buffer, i);
+        const uint32_t bar = smem_address(&sh.empty[buffer][region]);
+        if (pending >= 0 && !mbarrier_test_wait(bar, empty_parity[buffer])) {
+          cp_async_wait<0>();
+          publish(pending);
+          pending = -1;
+        }
+        mbarrier_wait(bar, empty_parity[buffer]);
+        for (int t = region_first_tile(region); t < region_first_tile(region) + region_tiles(region); ++t) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            const int row = r * 16 + first_row;
+            cp_async16(smem_address(sh.kv[buffer][t]) + row * 128 + ((chunk ^ (row & 7)) << 4), rows[r] + t * 128 + chunk * 16, bytes[r]);
+          }
+        }
+        cp_async_commit();
+        if (pending >= 0) {
+          cp_async_wait<1>();
+          publish(pending);
+        }
+        pending = buffer * kRegions + region;
+      }
+      empty_parity[buffer] ^= 1;
+    }
+  }
+  cp_async_wait<0>();
+  if (pending >= 0) publish(pending);
+}
+
+}  // namespace flashmla::decode
