@@ -11,6 +11,11 @@
  */
 export type { GenerateOptions, SamplingOptions } from './generate'
 export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
+export { jsonObject, jsonSchemaRule } from './grammar/json-schema'
+export type { Rule } from './grammar/rule'
+export { TokenGrammar, TokenTrie } from './grammar/token-grammar'
+export type { TokenizerVocabulary } from './grammar/vocabulary'
+export { Vocabulary } from './grammar/vocabulary'
 export type { ModelOptions, StepInput } from './model'
 export { Model } from './model'
 export { Checkpoint } from './safetensors'
@@ -29,3 +34,5 @@ export type {
 } from './scheduler/request'
 export type { SamplingParams } from './scheduler/sampler'
 export type { EngineStats, PageMap, StepReport } from './scheduler/stats'
+export type { TextEvent, TextFinishEvent, TextRequest } from './scheduler/text'
+export { streamText } from './scheduler/text'

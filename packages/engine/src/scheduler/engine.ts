@@ -156,7 +156,12 @@ export class LlmEngine {
       const results = await this.#forward(scheduled)
       if (results)
         scheduled.forEach((entry, i) => {
-          generated += this.#postprocess(entry, results[i]!)
+          try {
+            generated += this.#postprocess(entry, results[i]!)
+          } catch (error) {
+            // A constraint or a callback of one request failed: the others go on.
+            this.#end(entry.branch.job, error as Error)
+          }
         })
     }
     const prefill = scheduled.reduce((sum, { branch, tokens, drafted }) => {

@@ -1,0 +1,63 @@
+import { UnsupportedError } from '@flashmla/spec'
+
+/** What is needed of a tokenizer; the one of @huggingface/tokenizers fits. */
+export interface TokenizerVocabulary {
+  get_vocab(withAddedTokens?: boolean): Map<string, number>
+  id_to_token(id: number): string | undefined
+}
+
+/** The bytes that each token of a byte-level vocabulary stands for (GPT-2's alphabet, as DeepSeek and Kimi use it). */
+export class Vocabulary {
+  readonly #bytes: Uint8Array[] = []
+  readonly #special = new Set<number>()
+
+  /** @throws UnsupportedError when a token is not written in the byte-level alphabet */
+  constructor(
+    tokenizer: TokenizerVocabulary,
+    readonly size: number,
+  ) {
+    const alphabet = byteAlphabet()
+    const plain = tokenizer.get_vocab(false)
+    const all = tokenizer.get_vocab(true)
+    for (const [text, id] of all) {
+      const bytes = Array.from(text, (character) => alphabet.get(character))
+      const isPlain = plain.has(text) && !/^<[|｜].*[|｜]>$/.test(text)
+      if (!isPlain) {
+        this.#special.add(id)
+        this.#bytes[id] = new Uint8Array(0)
+      } else if (bytes.includes(undefined)) {
+        throw new UnsupportedError(
+          `Token ${id} ("${text}") is not byte-level.`,
+          'Use a model with a byte-level tokenizer.',
+        )
+      } else this.#bytes[id] = Uint8Array.from(bytes as number[])
+    }
+  }
+
+  /** Empty for special tokens and for ids without a token. */
+  bytes(id: number): Uint8Array {
+    return this.#bytes[id] ?? new Uint8Array(0)
+  }
+
+  isSpecial(id: number): boolean {
+    return this.#special.has(id)
+  }
+
+  text(ids: Iterable<number>): string {
+    const decoder = new TextDecoder()
+    let text = ''
+    for (const id of ids) text += decoder.decode(this.bytes(id), { stream: true })
+    return text + decoder.decode()
+  }
+}
+
+/** GPT-2's bijection between bytes and printable characters. */
+function byteAlphabet(): Map<string, number> {
+  const alphabet = new Map<string, number>()
+  let next = 256
+  for (let byte = 0; byte < 256; byte++) {
+    const printable = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173)
+    alphabet.set(String.fromCodePoint(printable ? byte : next++), byte)
+  }
+  return alphabet
+}
