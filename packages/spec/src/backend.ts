@@ -93,7 +93,7 @@ export interface Backend {
   rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void
   /** x += y */
   add(x: Tensor<'f32'>, y: Tensor<'f32'>): void
-  /** ids `[n]` = index of the largest of each row of logits `[n, vocab]`; ties go to the lower index. */
+  /** ids `[n]` = index of the largest of each row of logits `[n, vocab]`; ties go to the lower index, NaN loses to any number. */
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void
   /** out = silu(gate) · up */
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void

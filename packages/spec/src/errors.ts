@@ -10,6 +10,7 @@ export type ErrorCode =
   | 'aborted'
   | 'queue_full'
   | 'deadline'
+  | 'contract'
 
 /**
  * Base of every error this project throws. The first line of `message` states the fact with the offending values,

@@ -1,5 +1,5 @@
 /**
- * Interfaces, shapes and errors that the packages of FlashMLA for TypeScript share. No behaviour, no dependencies.
+ * Interfaces, shapes and errors that the packages of FlashMLA for TypeScript share, and the checks of their arguments. No dependencies.
  *
  * @example
  * import { FlashMlaError, OutOfPagesError } from '@flashmla/spec'
@@ -17,6 +17,8 @@ export type {
   StepGraph,
 } from './backend'
 export type { CacheFormat, PagedCache } from './cache-format'
+export { checkStep } from './check-step'
+export { check } from './checks'
 export type { ErrorCode } from './errors'
 export {
   AbortedError,

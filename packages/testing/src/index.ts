@@ -1,2 +1,14 @@
-/** One contract suite that every backend of FlashMLA passes. */
-export {}
+/**
+ * One contract suite that every backend of FlashMLA passes, with expected values from a float64 oracle of its own.
+ *
+ * @example
+ * import { ReferenceBackend } from '@flashmla/cpu'
+ * import { runBackendContract } from '@flashmla/testing'
+ * import { describe, it } from 'vitest'
+ * runBackendContract('reference', () => new ReferenceBackend(), { describe, it })
+ */
+export type { Tolerance } from './compare'
+export { assertClose, assertSame, assertThrows, ContractError, float32Tolerance } from './compare'
+export type { ContractCase, ContractOptions, Skip, TestFramework } from './contract'
+export { contractCases, runBackendContract } from './contract'
+export { Random } from './random'
