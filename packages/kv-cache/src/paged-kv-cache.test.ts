@@ -151,6 +151,14 @@ describe('eviction', () => {
     })
   }
 
+  it('by lru keeps its order when eviction turns parents into leaves', () => {
+    const cache = new PagedKvCache({ numBlocks: 6, pageSize: 1 })
+    const older = finished(cache, [1, 2, 3])
+    const newer = finished(cache, [7, 8, 9])
+    const taken = range(0, 6).map(() => cache.pool.allocate())
+    expect(taken).toEqual([...older.reverse(), ...newer.reverse()])
+  })
+
   it('takes a policy of your own', () => {
     const taken: number[] = []
     const cache = new PagedKvCache({
@@ -214,6 +222,7 @@ describe('random programs', () => {
     token: fc.nat(2),
   })
   const options = fc.record({
+    numBlocks: fc.integer({ min: 4, max: 16 }),
     pageSize: fc.integer({ min: 1, max: 5 }),
     policy: fc.constantFrom<EvictionPolicyName>('lru', 'lfu', 'fifo', 'priority'),
     prefixCache: fc.constantFrom(true, true, true, false),
@@ -222,9 +231,9 @@ describe('random programs', () => {
 
   it('end with no leaked block, tokens intact and a clean invariant check', () => {
     fc.assert(
-      fc.property(options, fc.array(step, { maxLength: 50 }), ({ colliding, ...settings }, program) => {
+      fc.property(options, fc.array(step, { maxLength: 50 }), ({ colliding, numBlocks, ...settings }, program) => {
         const extra: Partial<PagedKvCacheOptions> = colliding ? { hash: () => 1 } : {}
-        const cache = new PagedKvCache({ numBlocks: 20, ...settings, ...extra })
+        const cache = new PagedKvCache({ numBlocks, ...settings, ...extra })
         const model = new Model(cache)
         for (const { op, who, amount, token } of program) model.run(op, who, amount, token)
         model.finish()
@@ -239,9 +248,9 @@ describe('random programs', () => {
         options,
         fc.array(step, { maxLength: 40 }),
         fc.nat(40),
-        ({ colliding, ...settings }, program, cut) => {
+        ({ colliding, numBlocks, ...settings }, program, cut) => {
           const extra: Partial<PagedKvCacheOptions> = colliding ? { hash: () => 1 } : {}
-          const cache = new PagedKvCache({ numBlocks: 12, ...settings, ...extra })
+          const cache = new PagedKvCache({ numBlocks, ...settings, ...extra })
           const model = new Model(cache)
           for (const s of program.slice(0, cut)) model.run(s.op, s.who, s.amount, s.token)
           const bytes = cache.save()
@@ -288,7 +297,7 @@ class Model {
     else if (op === 'clear') {
       if (amount === 0) cache.clear()
     } else if (op === 'evict') {
-      const taken = Array.from({ length: Math.min(amount, cache.pool.numFree) }, () => cache.pool.allocate())
+      const taken = Array.from({ length: Math.min(2 * amount, cache.pool.numFree) }, () => cache.pool.allocate())
       for (const block of taken) {
         for (let i = 0; i < cache.pageSize; i++) this.memory.delete(block * cache.pageSize + i)
         cache.pool.release(block)
