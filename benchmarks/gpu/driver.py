@@ -21,7 +21,7 @@ class DecodeParams(C.Structure):
                 ('q', 'kv', 'block_table', 'seq_lens', 'query_start', 'out', 'lse', 'partial_out', 'partial_lse')] + [
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
-                                 'tile_overhead', 'tile_rows', 'reserved')]
+                                 'tile_overhead', 'tile_rows', 'split_by_tile')] + [('splits', C.c_void_p)]
 
 
 class AppendParams(C.Structure):
@@ -133,16 +133,19 @@ class Decode:
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         self.partial = torch.full((2 * workers * tile_rows, 512), float('nan'), dtype=torch.float32, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows,), float('nan'), dtype=torch.float32, device='cuda')
+        self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
+        groups = b * -(-tiles // group)
+        by_tile = query_start is None and groups <= workers // group
         self.keep = (q, kv, block_table, seq_lens, query_start)
         self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
                                    query_start.data_ptr() if query_start is not None else None, self.out.data_ptr(),
                                    self.lse.data_ptr(), self.partial.data_ptr(), self.partial_lse.data_ptr(),
                                    block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
-                                   tune.get('overhead', 1 if portable else 2), tile_rows, 0)
+                                   tune.get('overhead', 1 if portable else 2), tile_rows,
+                                   int(by_tile), self.splits.data_ptr())
         self.grid = (workers * cluster, 1, 1)
-        groups = b * -(-tiles // group)
-        self.combine_grid = (min(workers // group, groups), -(-min(tile_rows * group, rows) // 4), 1)
+        self.combine_grid = (groups if by_tile else workers // group, -(-min(tile_rows * group, rows) // 4), 1)
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (576, t * h_q), (1152,), (64, 64))

@@ -92,6 +92,7 @@ struct Segment {
   int seq;
   int group;
   int lo, hi;
+  int64_t group_start;  // where the group starts on the line
   __device__ bool whole() const { return lo == 0 && hi == shape.blocks; }
 };
 
@@ -126,6 +127,7 @@ struct SegmentWalk {
       out.shape = s;
       out.seq = seq;
       out.group = int(group);
+      out.group_start = group_start;
       out.lo = lo > 0 ? int(lo) : 0;
       out.hi = hi > 0 ? int(hi) : 0;
       // A sequence of no tokens still has rows to write: its first unit's owner does it.
@@ -137,5 +139,23 @@ struct SegmentWalk {
 
 // Partial slot of a segment: a worker has at most one that starts a split tile (its last) and one that continues one (its first).
 __device__ __forceinline__ int64_t partial_slot(int64_t cluster, bool starts_tile) { return 2 * cluster + (starts_tile ? 1 : 0); }
+
+// What mla_combine has to know of a tile group whose first blocks are this worker's.
+__device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, const Segment& seg, int64_t worker, int64_t chunk) {
+  const int group_rows = p.tile_rows * p.tiles_per_group;
+  MlaSplit split = {};
+  split.out_row = int64_t(seg.shape.query_start) * p.h_q + seg.group * group_rows;
+  split.rows = min(group_rows, seg.shape.s_q * p.h_q - seg.group * group_rows);
+  split.first_worker = int(worker);
+  split.splits = seg.whole() ? 1 : int((seg.group_start + p.tile_overhead + seg.shape.blocks - 1) / chunk - worker) + 1;
+  return split;
+}
+
+// Entry of p.splits for that group. Entries by worker are all written: see `no_split`.
+__device__ __forceinline__ int64_t split_index(const MlaDecodeParams& p, const Segment& seg, int64_t worker) {
+  if (!p.split_by_tile) return worker;
+  const int group_rows = p.tile_rows * p.tiles_per_group;
+  return int64_t(seg.seq) * ((p.s_q * p.h_q + group_rows - 1) / group_rows) + seg.group;
+}
 
 }  // namespace flashmla

@@ -7,6 +7,16 @@
 enum FlashMlaDType : int32_t { FLASHMLA_BF16 = 0, FLASHMLA_F16 = 1, FLASHMLA_F32 = 2 };
 enum FlashMlaCacheFormat : int32_t { FLASHMLA_ROWS_BF16 = 0, FLASHMLA_ROWS_F16 = 1, FLASHMLA_FP8_656 = 2 };
 
+// A split row-tile group, for mla_combine: written by the worker that has its first part. 32 bytes.
+struct MlaSplit {
+  int64_t out_row;             //   0 first row of out and lse
+  int32_t rows;                //   8 rows of the group
+  int32_t splits;              //  12 parts; 0 or 1: nothing to merge
+  int32_t first_worker;        //  16 group worker of the first part, the others follow
+  int32_t reserved[3];         //  20
+};
+static_assert(sizeof(MlaSplit) == 32, "mirrored on the host");
+
 // mla_decode_* and mla_combine (the same values for both). d_qk = 576, d_v = 512.
 struct MlaDecodeParams {
   const void* q;               //   0 [t, h_q, 576] the kernel's dtype, contiguous
@@ -32,9 +42,10 @@ struct MlaDecodeParams {
   int32_t min_blocks;          // 128 fewest 64-token blocks that a worker is given
   int32_t tile_overhead;       // 132 what starting a row tile costs, in 64-token blocks, for the balance; >= 1
   int32_t tile_rows;           // 136 query rows of a cluster: the decode kernel's tileRows in the manifest
-  int32_t reserved;            // 140 0
+  int32_t split_by_tile;       // 140 1: splits[i] is tile group i of the batch; 0: what starts in group worker i
+  MlaSplit* splits;            // 144 [workers / tiles_per_group]
 };
-static_assert(sizeof(MlaDecodeParams) == 144, "mirrored on the host");
+static_assert(sizeof(MlaDecodeParams) == 152, "mirrored on the host");
 
 // mla_append_*: latent row -> (norm) -> (rotary) -> cache slot. One block of 128 threads a row, grid n.
 struct MlaAppendParams {

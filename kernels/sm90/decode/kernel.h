@@ -115,7 +115,12 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     Consumer<T, kCluster> consumer(p, sh, wg);
     SegmentWalk walk(at, group_worker);
     Segment seg;
+    const bool describes = threadIdx.x == 0 && rank == 0 && member == 0;
+    if (describes && !p.split_by_tile) p.splits[group_worker].splits = 0;
     while (walk.next(p, kRows * kCluster, seg)) {
+      if (describes && seg.lo == 0 && (p.split_by_tile || !seg.whole())) {
+        p.splits[split_index(p, seg, group_worker)] = describe_split(p, seg, group_worker, at.chunk);
+      }
       const int tile = seg.group * p.tiles_per_group + member;
       const int rows_total = seg.shape.s_q * p.h_q;
       if (tile * kRows * kCluster >= rows_total) continue;
