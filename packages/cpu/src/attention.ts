@@ -1,8 +1,14 @@
 import type { PagedBatch, PagedCache } from '@flashmla/spec'
+import { InvalidArgumentError } from '@flashmla/spec'
 import type { CpuBatch } from './batch'
 import type { CpuCache } from './cache'
 
-/** Calls `visit` once a sequence with its decoded rows `[seqLen, width]`, its first query row and number of queries. */
+/** Query rows of the batch's step. */
+export function queryRows(batch: PagedBatch): number {
+  return (batch as CpuBatch).step.queryStart.at(-1)!
+}
+
+/** Calls `visit` once a sequence with its decoded rows `[seqLen, width]`, its first query row and number of queries; every slot is checked first. */
 export function forEachSequence(
   cache: PagedCache,
   batch: PagedBatch,
@@ -10,17 +16,21 @@ export function forEachSequence(
 ): void {
   const { queryStart: starts, seqLens: lengths, blockTable: table, blockTableStride: stride } = (batch as CpuBatch).step
   const width = cache.format.kvLoraRank + cache.format.ropeDim
+  const { pageSize } = cache
+  const slotOf = (s: number, t: number) => [table[s * stride + Math.floor(t / pageSize)]!, t % pageSize] as const
+  for (let s = 0; s < lengths.length; s++) {
+    if (Math.ceil(lengths[s]! / pageSize) > stride) {
+      throw new InvalidArgumentError(
+        `Sequence ${s} has ${lengths[s]} tokens, and its block table row ${stride} pages of ${pageSize}.`,
+        'Give every page of the sequence a block table entry.',
+      )
+    }
+    for (let t = 0; t < lengths[s]!; t++) (cache as CpuCache).checkWritten(...slotOf(s, t))
+  }
   for (let s = 0; s < lengths.length; s++) {
     const seqLen = lengths[s]!
     const rows = new Float32Array(seqLen * width)
-    for (let t = 0; t < seqLen; t++) {
-      ;(cache as CpuCache).read(
-        table[s * stride + Math.floor(t / cache.pageSize)]!,
-        t % cache.pageSize,
-        rows,
-        t * width,
-      )
-    }
+    for (let t = 0; t < seqLen; t++) (cache as CpuCache).read(...slotOf(s, t), rows, t * width)
     visit(rows, seqLen, starts[s]!, starts[s + 1]! - starts[s]!)
   }
 }

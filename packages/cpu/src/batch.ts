@@ -15,6 +15,7 @@ export class CpuBatch implements PagedBatch {
   }
 
   update(step: BatchStep): void {
+    if (this.#disposed) throw new DisposedError('A batch')
     checkStep(step, this.capacity)
     this.#step = {
       queryStart: step.queryStart.slice(),

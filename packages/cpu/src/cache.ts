@@ -44,28 +44,25 @@ export class CpuCache implements PagedCache {
   }
 
   /** @throws InvalidArgumentError when nothing was written there */
-  read(block: number, offset: number, target: Float32Array, targetOffset: number): void {
+  checkWritten(block: number, offset: number): void {
     this.#alive()
-    const page = this.#pages.get(block)
-    if (!page?.written[offset]) {
+    if (!this.#pages.get(block)?.written[offset]) {
       throw new InvalidArgumentError(
         `Slot ${offset} of page ${block} is read before it was written.`,
         'Append before attending, and check the block table.',
       )
     }
-    this.format.decode(page.bytes, this.pageSize, offset, target, targetOffset)
   }
 
-  /** Copies the bytes of slots [0, slots), written or not. */
+  /** @throws InvalidArgumentError when nothing was written there */
+  read(block: number, offset: number, target: Float32Array, targetOffset: number): void {
+    this.checkWritten(block, offset)
+    this.format.decode(this.#page(block).bytes, this.pageSize, offset, target, targetOffset)
+  }
+
+  /** Copies the bytes of slots [0, slots), written or not, between pages of the cache. */
   copy(from: number, to: number, slots: number): void {
     this.#alive()
-    const inside = (block: number) => Number.isInteger(block) && block >= 0 && block < this.numBlocks
-    if (!inside(from) || !inside(to) || !Number.isInteger(slots) || slots < 0 || slots > this.pageSize) {
-      throw new InvalidArgumentError(
-        `${slots} slots of page ${from} can't be copied to page ${to} of ${this.numBlocks} pages of ${this.pageSize}.`,
-        'Name pages of the cache and at most pageSize slots.',
-      )
-    }
     const [source, target] = [this.#page(from), this.#page(to)]
     for (let slot = 0; slot < slots; slot++) {
       for (const { offset, length } of this.format.byteRanges(this.pageSize, slot)) {

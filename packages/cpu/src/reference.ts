@@ -12,18 +12,24 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { InvalidArgumentError } from '@flashmla/spec'
-import { forEachSequence, softmaxInPlace } from './attention'
+import { check, DisposedError, InvalidArgumentError } from '@flashmla/spec'
+import { forEachSequence, queryRows, softmaxInPlace } from './attention'
 import { CpuBatch } from './batch'
 import { CpuCache } from './cache'
 import { CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
 import { routeToken } from './route'
 
-/** The oracle: plain loops, float32 storage, float64 accumulation. */
+/**
+ * The oracle: plain loops, float32 storage, float64 accumulation, every cache format. Each operation checks its operands
+ * and the values that lead into memory (ids, slots, positions) before it writes anything.
+ * Every method throws InvalidArgumentError on operands that don't fit and DisposedError on ones that are gone.
+ */
 export class ReferenceBackend implements Backend {
   readonly name = 'reference'
+  #disposed = false
 
   tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D> {
+    this.#alive()
     return new CpuTensor(dtype, shape)
   }
 
@@ -33,7 +39,13 @@ export class ReferenceBackend implements Backend {
 
   write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset = 0): void {
     const memory = (target as CpuTensor<D>).data
-    if (offset < 0 || offset + data.length > memory.length) {
+    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array))) {
+      throw new InvalidArgumentError(
+        `Values of another type are written to an ${target.dtype} tensor.`,
+        'Write a Float32Array to f32 and an Int32Array to i32.',
+      )
+    }
+    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > memory.length) {
       throw new InvalidArgumentError(
         `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
         'Write inside the tensor.',
@@ -47,34 +59,46 @@ export class ReferenceBackend implements Backend {
   }
 
   async weight(source: WeightSource): Promise<Weight> {
+    this.#alive()
     return CpuWeight.read(source)
   }
 
   batch(capacity: BatchCapacity): PagedBatch {
+    this.#alive()
     return new CpuBatch(capacity)
   }
 
   cache(format: CacheFormat, numBlocks: number, pageSize: number): PagedCache {
+    this.#alive()
     return new CpuCache(format, numBlocks, pageSize)
   }
 
   embed(out: Tensor<'f32'>, table: Weight, ids: Tensor<'i32'>): void {
+    check.embed(out, table, ids)
     takeRows(f32(out), w32(table), table.shape[0]!, i32(ids))
   }
 
   gatherRows(out: Tensor<'f32'>, x: Tensor<'f32'>, rows: Tensor<'i32'>): void {
-    takeRows(f32(out), f32(x), x.shape[0]!, i32(rows))
+    check.gatherRows(out, x, rows)
+    takeRows(f32(out), f32(x), f32(x).length / x.shape.at(-1)!, i32(rows))
   }
 
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void {
-    const [n, vocab] = logits.shape as [number, number]
-    for (let row = 0; row < n; row++) {
-      const values = f32(logits).subarray(row * vocab, (row + 1) * vocab)
-      i32(ids)[row] = values.reduce((best, value, i) => (value > values[best]! ? i : best), 0)
+    check.argmax(ids, logits)
+    const [values, chosen] = [f32(logits), i32(ids)]
+    const vocab = logits.shape.at(-1)!
+    for (let row = 0; row < chosen.length; row++) {
+      let best = 0
+      for (let i = 1; i < vocab; i++) {
+        const [value, leader] = [values[row * vocab + i]!, values[row * vocab + best]!]
+        if (value > leader || (Number.isNaN(leader) && !Number.isNaN(value))) best = i
+      }
+      chosen[row] = best
     }
   }
 
   rmsNorm(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>, eps: number): void {
+    check.rmsNorm(out, x, weight, eps)
     const [o, a, w] = [f32(out), f32(x), f32(weight)]
     for (let row = 0; row < a.length; row += w.length) {
       let sum = 0
@@ -85,11 +109,13 @@ export class ReferenceBackend implements Backend {
   }
 
   linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
+    check.linear(out, x, weight)
     const [o, i] = weight.shape as [number, number]
     product(f32(out), 0, o, f32(x), 0, i, w32(weight), 0, o, i, f32(x).length / i)
   }
 
   headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
+    check.headLinear(out, x, weight)
     const [h, o, i] = weight.shape as [number, number, number]
     const n = f32(x).length / (h * i)
     for (let head = 0; head < h; head++) {
@@ -98,6 +124,7 @@ export class ReferenceBackend implements Backend {
   }
 
   copyColumns(out: Tensor<'f32'>, outStart: number, x: Tensor<'f32'>, xStart: number, width: number): void {
+    check.copyColumns(out, outStart, x, xStart, width)
     const [outStride, xStride] = [out.shape.at(-1)!, x.shape.at(-1)!]
     const rows = f32(x).length / xStride
     for (let r = 0; r < rows; r++) {
@@ -106,11 +133,13 @@ export class ReferenceBackend implements Backend {
   }
 
   rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void {
+    check.rotary(x, start, table, positions)
     const data = f32(x)
     const pairs = table.shape[1]!
     const d = x.shape.at(-1)!
     const where = i32(positions)
     const rows = data.length / d / where.length
+    for (const position of where) checkRow('Position', position, table.shape[0]!, 'rotary table')
     for (let n = 0; n < where.length; n++) {
       for (let r = 0; r < rows; r++) {
         const base = (n * rows + r) * d + start
@@ -127,11 +156,13 @@ export class ReferenceBackend implements Backend {
   }
 
   add(x: Tensor<'f32'>, y: Tensor<'f32'>): void {
+    check.add(x, y)
     const [a, b] = [f32(x), f32(y)]
     for (let i = 0; i < a.length; i++) a[i]! += b[i]!
   }
 
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void {
+    check.siluMul(out, gate, up)
     const [o, g, u] = [f32(out), f32(gate), f32(up)]
     for (let i = 0; i < o.length; i++) o[i] = (g[i]! / (1 + Math.exp(-g[i]!))) * u[i]!
   }
@@ -143,7 +174,9 @@ export class ReferenceBackend implements Backend {
     bias: Tensor<'f32'> | undefined,
     options: RouterOptions,
   ): void {
-    const [n, experts] = logits.shape as [number, number]
+    check.route(ids, weights, logits, bias, options)
+    const experts = logits.shape.at(-1)!
+    const n = f32(logits).length / experts
     for (let row = 0; row < n; row++) {
       const chosen = routeToken(
         Float64Array.from(f32(logits).subarray(row * experts, (row + 1) * experts)),
@@ -162,8 +195,12 @@ export class ReferenceBackend implements Backend {
     weights: Tensor<'f32'>,
     experts: readonly ExpertWeights[],
   ): void {
-    const [n, k] = ids.shape as [number, number]
+    check.experts(out, x, ids, weights, experts)
     const hidden = x.shape.at(-1)!
+    const n = f32(x).length / hidden
+    const k = ids.shape.at(-1)!
+    for (const id of i32(ids)) checkRow('Expert', id, experts.length, 'mixture')
+    const result = Float64Array.from(f32(out))
     for (let row = 0; row < n; row++) {
       for (let choice = 0; choice < k; choice++) {
         const expert = experts[i32(ids)[row * k + choice]!]!
@@ -176,19 +213,25 @@ export class ReferenceBackend implements Backend {
         product(up, 0, inner, f32(x), row * hidden, hidden, w32(expert.up), 0, inner, hidden, 1)
         for (let i = 0; i < inner; i++) gate[i] = (gate[i]! / (1 + Math.exp(-gate[i]!))) * up[i]!
         product(down, 0, hidden, gate, 0, inner, w32(expert.down), 0, hidden, inner, 1)
-        for (let i = 0; i < hidden; i++) f32(out)[row * hidden + i]! += weight * down[i]!
+        for (let i = 0; i < hidden; i++) result[row * hidden + i]! += weight * down[i]!
       }
     }
+    f32(out).set(result)
   }
 
   append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void {
+    check.append(cache, latent, slots)
+    const target = cache as CpuCache
     const width = latent.shape.at(-1)!
+    const rows = f32(latent)
+    for (const slot of i32(slots)) target.checkSlot(slot)
     i32(slots).forEach((slot, n) => {
-      if (slot >= 0) (cache as CpuCache).write(slot, f32(latent), n * width)
+      if (slot >= 0) target.write(slot, rows, n * width)
     })
   }
 
   copyBlock(cache: PagedCache, from: number, to: number, slots: number): void {
+    check.copyBlock(cache, from, to, slots)
     ;(cache as CpuCache).copy(from, to, slots)
   }
 
@@ -200,6 +243,8 @@ export class ReferenceBackend implements Backend {
     batch: PagedBatch,
     scale: number,
   ): void {
+    check.attention(out, lse, q, cache, queryRows(batch))
+    const [o, sums, queriesOf] = [f32(out), f32(lse), f32(q)]
     const [, h, width] = q.shape as [number, number, number]
     const rank = cache.format.kvLoraRank
     forEachSequence(cache, batch, (rows, seqLen, start, queries) => {
@@ -208,12 +253,12 @@ export class ReferenceBackend implements Backend {
         const visible = Math.max(seqLen - queries + i + 1, 0)
         for (let head = 0; head < h; head++) {
           const row = (start + i) * h + head
-          for (let t = 0; t < visible; t++) scores[t] = scale * dot(f32(q), row * width, rows, t * width, width)
-          f32(lse)[row] = softmaxInPlace(scores, visible)
+          for (let t = 0; t < visible; t++) scores[t] = scale * dot(queriesOf, row * width, rows, t * width, width)
+          sums[row] = softmaxInPlace(scores, visible)
           for (let c = 0; c < rank; c++) {
             let sum = 0
             for (let t = 0; t < visible; t++) sum += scores[t]! * rows[t * width + c]!
-            f32(out)[row * rank + c] = sum
+            o[row * rank + c] = sum
           }
         }
       }
@@ -228,6 +273,8 @@ export class ReferenceBackend implements Backend {
     batch: PagedBatch,
     scale: number,
   ): void {
+    check.naiveAttention(out, q, kvB, cache, queryRows(batch))
+    const [o, queriesOf] = [f32(out), f32(q)]
     const [, h, qk] = q.shape as [number, number, number]
     const v = out.shape.at(-1)!
     const { kvLoraRank: rank, ropeDim } = cache.format
@@ -245,34 +292,42 @@ export class ReferenceBackend implements Backend {
             const key = (t * h + head) * (nope + v)
             scores[t] =
               scale *
-              (dot(f32(q), row * qk, full, key, nope) + dot(f32(q), row * qk + nope, rows, t * width + rank, ropeDim))
+              (dot(queriesOf, row * qk, full, key, nope) +
+                dot(queriesOf, row * qk + nope, rows, t * width + rank, ropeDim))
           }
           softmaxInPlace(scores, visible)
           for (let c = 0; c < v; c++) {
             let sum = 0
             for (let t = 0; t < visible; t++) sum += scores[t]! * full[(t * h + head) * (nope + v) + nope + c]!
-            f32(out)[row * v + c] = sum
+            o[row * v + c] = sum
           }
         }
       }
     })
   }
 
-  dispose(): void {}
+  dispose(): void {
+    this.#disposed = true
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw new DisposedError('The reference backend')
+  }
+}
+
+/** @throws InvalidArgumentError when a value that picks a row of `what` picks none */
+function checkRow(name: string, value: number, rows: number, what: string): void {
+  if (value >= 0 && value < rows) return
+  throw new InvalidArgumentError(
+    `${name} ${value} is not in a ${what} of ${rows}.`,
+    'Use values from 0 to one less than the number of rows.',
+  )
 }
 
 function takeRows(out: Float32Array, table: Float32Array, rows: number, ids: Int32Array): void {
   const d = table.length / rows
-  for (let n = 0; n < ids.length; n++) {
-    const id = ids[n]!
-    if (id < 0 || id >= rows) {
-      throw new InvalidArgumentError(
-        `Row ${id} is not in a table of ${rows}.`,
-        'Use ids from 0 to one less than the number of rows.',
-      )
-    }
-    out.set(table.subarray(id * d, (id + 1) * d), n * d)
-  }
+  for (const id of ids) checkRow('Row', id, rows, 'table')
+  for (let n = 0; n < ids.length; n++) out.set(table.subarray(ids[n]! * d, (ids[n]! + 1) * d), n * d)
 }
 
 function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, n: number): number {
