@@ -1,19 +1,20 @@
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
 
-export function run(command, args) {
-  execFileSync(command, args, { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] })
-}
+/** On Windows npm's commands are scripts, which only a shell starts. */
+export const shell = process.platform === 'win32'
 
 /** The pnpm that package.json pins, from the npm registry. */
 export const { packageManager } = JSON.parse(readFileSync(`${root}package.json`, 'utf8'))
 
 function pnpm(...args) {
-  run('npx', ['--yes', packageManager, ...args])
+  const { fd } = process.stderr
+  const env = { ...process.env, TURBO_TELEMETRY_DISABLED: '1' }
+  execFileSync('npx', ['--yes', packageManager, ...args], { cwd: root, stdio: ['ignore', fd, fd], env, shell })
 }
 
 /** Turbo looks for pnpm on the PATH, where only pnpm's own child has it. */
@@ -29,13 +30,20 @@ export function setUp() {
   )
 }
 
+/** What turbo.json names as the inputs of a build, but for the manifests. */
+const inputs = ['src', 'wasm', 'cubin', 'web', 'tsup.config.ts', 'tsconfig.json']
+
 function once(name, files, action) {
   const hash = createHash('sha256')
   for (const file of files) hash.update(file).update(readFileSync(root + file))
   const digest = hash.digest('hex')
   const stamp = `${root}.cache/${name}`
-  const intact = existsSync(`${root}node_modules`) && (name !== 'build' || existsSync(`${root}apps/demo/dist/cli.js`))
-  if (intact && existsSync(stamp) && readFileSync(stamp, 'utf8') === digest) return
+  if (
+    outputs(name).every((path) => existsSync(root + path)) &&
+    existsSync(stamp) &&
+    readFileSync(stamp, 'utf8') === digest
+  )
+    return
   process.stderr.write(`${name} …\n`)
   action()
   mkdirSync(`${root}.cache`, { recursive: true })
@@ -54,13 +62,16 @@ function manifests() {
 }
 
 function sources() {
-  return folders()
-    .filter((folder) => existsSync(`${root}${folder}/src`))
-    .flatMap((folder) => filesUnder(`${folder}/src`))
+  return folders().flatMap((folder) => inputs.flatMap((input) => filesAt(`${folder}/${input}`)))
 }
 
-function filesUnder(folder) {
-  return readdirSync(root + folder, { withFileTypes: true }).flatMap((entry) =>
-    entry.isDirectory() ? filesUnder(`${folder}/${entry.name}`) : [`${folder}/${entry.name}`],
-  )
+function outputs(name) {
+  const built = folders().filter((folder) => existsSync(`${root}${folder}/tsup.config.ts`))
+  return name === 'install' ? ['node_modules'] : built.map((folder) => `${folder}/dist`)
+}
+
+function filesAt(path) {
+  const stat = statSync(root + path, { throwIfNoEntry: false })
+  if (!stat?.isDirectory()) return stat ? [path] : []
+  return readdirSync(root + path).flatMap((name) => filesAt(`${path}/${name}`))
 }
