@@ -4,6 +4,7 @@ import { ReferenceBackend } from '@flashmla/cpu'
 import { generate, loadTokenizer, Model, StreamDecoder } from '@flashmla/engine'
 import { FlashMlaError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
+import { serve } from './commands/serve'
 
 const help = `flashmla generate [options]   continue a prompt
 
@@ -15,10 +16,13 @@ const help = `flashmla generate [options]   continue a prompt
   --seed N            same seed, same text (default 0)
   --json              one JSON object instead of streamed text
 
+  flashmla serve --help   an OpenAI-compatible server and its page
+
   npm start -- generate --prompt "The whale" --temperature 0
 `
 
 async function main(): Promise<void> {
+  if (process.argv[2] === 'serve') return serve(process.argv.slice(3))
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {

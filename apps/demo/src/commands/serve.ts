@@ -1,0 +1,126 @@
+import { existsSync } from 'node:fs'
+import { basename } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { ReferenceBackend } from '@flashmla/cpu'
+import { LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
+import type { Backend } from '@flashmla/spec'
+import { InvalidArgumentError } from '@flashmla/spec'
+import { modelDirectory } from '@flashmla/tiny-mla'
+import pino from 'pino'
+import { ChatPrompt } from '../server/prompt'
+import { defaultLimits, startServer } from '../server/server'
+
+export const serveHelp = `flashmla serve [options]   OpenAI's API and a page that shows the cache
+
+  --model DIR            a Hugging Face checkpoint folder (default: the embedded tiny-mla)
+  --served-name NAME     the model id that clients use (default: the folder's name)
+  --host ADDRESS         default 127.0.0.1: this machine alone
+  --port N               default 8000; 0 takes any free port
+  --api-key KEY          may be given several times; also FLASHMLA_API_KEYS, comma-separated
+  --pages N              pages of the cache (default 512)
+  --page-size N          tokens of a page (default 16)
+  --max-batch N          sequences of one step (default 32)
+  --max-batch-tokens N   tokens of one step (default 256)
+  --max-queued N         requests that may wait before 429 (default 256)
+  --max-concurrent N     requests of one key at a time (default ${defaultLimits.maxConcurrent})
+  --max-tokens N         new tokens of one sample (default ${defaultLimits.maxTokens})
+  --max-body BYTES       default ${defaultLimits.maxBodyBytes}
+  --timeout SECONDS      of one request (default ${defaultLimits.timeoutMs / 1000})
+  --grace SECONDS        what runs may take to end after SIGTERM (default 30)
+  --no-prefix-cache      remember no prompts
+  --log-level LEVEL      debug, info, warn or silent (default info)
+  --log-prompts          write prompts to the log
+
+  npm start -- serve
+  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "The whale", "max_tokens": 40}'
+`
+
+const options = {
+  model: { type: 'string', default: modelDirectory },
+  'served-name': { type: 'string' },
+  host: { type: 'string', default: '127.0.0.1' },
+  port: { type: 'string', default: '8000' },
+  'api-key': { type: 'string', multiple: true, default: [] as string[] },
+  pages: { type: 'string', default: '512' },
+  'page-size': { type: 'string', default: '16' },
+  'max-batch': { type: 'string', default: '32' },
+  'max-batch-tokens': { type: 'string', default: '256' },
+  'max-queued': { type: 'string', default: '256' },
+  'max-concurrent': { type: 'string', default: String(defaultLimits.maxConcurrent) },
+  'max-tokens': { type: 'string', default: String(defaultLimits.maxTokens) },
+  'max-body': { type: 'string', default: String(defaultLimits.maxBodyBytes) },
+  timeout: { type: 'string', default: String(defaultLimits.timeoutMs / 1000) },
+  grace: { type: 'string', default: '30' },
+  'no-prefix-cache': { type: 'boolean', default: false },
+  'log-level': { type: 'string', default: 'info' },
+  'log-prompts': { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const
+
+/** Serves until SIGTERM or SIGINT, then drains. */
+export async function serve(
+  args: readonly string[],
+  backend: () => Backend = () => new ReferenceBackend(),
+): Promise<void> {
+  const { values } = parseArgs({ args: [...args], options })
+  if (values.help) {
+    process.stdout.write(serveHelp)
+    return
+  }
+  const number = (name: keyof typeof values, low: number, high = 2 ** 31 - 1) => {
+    const value = Number(values[name])
+    if (Number.isInteger(value) && value >= low && value <= high) return value
+    throw new InvalidArgumentError(`--${name} can't be ${values[name]}.`, `Give a whole number from ${low} to ${high}.`)
+  }
+  const grace = number('grace', 0) * 1000
+  const chosen = backend()
+  const model = await Model.load(values.model, {
+    backend: chosen,
+    pageSize: number('page-size', 1),
+    numBlocks: number('pages', 1),
+    maxBatchSize: number('max-batch', 1),
+    maxBatchTokens: number('max-batch-tokens', 1),
+  })
+  const { config } = model
+  const layers = config.numLayers * 4
+  const engine = new LlmEngine(model, { maxQueued: number('max-queued', 0), prefixCache: !values['no-prefix-cache'] })
+  const keys = [...values['api-key'], ...(process.env.FLASHMLA_API_KEYS ?? '').split(',')].filter(Boolean)
+  const logger = pino({ level: values['log-level'] }, pino.destination(2))
+  const webRoot = fileURLToPath(new URL('./web', import.meta.url))
+  const id = values['served-name'] ?? (values.model === modelDirectory ? 'tiny-mla' : basename(values.model))
+  const server = await startServer({
+    engine,
+    tokenizer: await loadTokenizer(values.model),
+    chat: await ChatPrompt.load(values.model),
+    model: {
+      id,
+      created: Math.floor(Date.now() / 1000),
+      backend: chosen.name,
+      maxPositions: Math.min(config.maxPositions, model.pool.numBlocks * model.pageSize),
+      latentBytesPerToken: layers * (config.kvLoraRank + config.qkRopeHeadDim),
+      mhaBytesPerToken: layers * config.numHeads * (config.qkNopeHeadDim + config.qkRopeHeadDim + config.vHeadDim),
+    },
+    host: values.host,
+    port: number('port', 0, 65535),
+    apiKeys: keys,
+    limits: {
+      maxBodyBytes: number('max-body', 1),
+      maxTokens: number('max-tokens', 1),
+      maxConcurrent: number('max-concurrent', 1),
+      timeoutMs: number('timeout', 1, 2_000_000) * 1000,
+    },
+    ...(existsSync(webRoot) ? { webRoot } : {}),
+    logger,
+    logPrompts: values['log-prompts'],
+  })
+  process.stdout.write(`${id} on ${server.url} (${chosen.name} backend): the page is there, the API under /v1.\n`)
+  const stop = await new Promise<string>((resolve) => {
+    process.once('SIGTERM', () => resolve('SIGTERM'))
+    process.once('SIGINT', () => resolve('SIGINT'))
+  })
+  logger.info({ signal: stop }, 'draining')
+  await server.close(grace)
+  model.dispose()
+  chosen.dispose()
+}

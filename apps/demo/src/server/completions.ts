@@ -1,0 +1,107 @@
+import type { Tenant } from './access'
+import type { ServerContext } from './context'
+import { HttpError } from './errors'
+import type { Choices, Generation } from './generation'
+import { startGeneration } from './generation'
+import type { Answer } from './respond'
+import type { CompletionBody } from './schemas'
+
+/** Starts a /v1/completions request. */
+export function completions(context: ServerContext, body: CompletionBody, tenant: Tenant, signal: AbortSignal): Answer {
+  if (body.suffix)
+    throw new HttpError(400, 'suffix is not supported: the models served here only continue.', { param: 'suffix' })
+  if (body.best_of !== undefined && body.best_of !== (body.n ?? 1))
+    throw new HttpError(400, 'best_of other than n is not supported.', { param: 'best_of' })
+  const prompts = tokenize(context, body.prompt)
+  const n = body.n ?? 1
+  const echoes = prompts.map((ids) => (body.echo ? context.vocabulary.text(ids) : ''))
+  const generation: Generation = { prompts, body, logprobs: body.logprobs, tenant, signal }
+  const choices: Choices = startGeneration(context, generation)
+  const logprobs = (event: LogprobSource | undefined, offset: number) => {
+    if (body.logprobs === undefined || event?.logprob === undefined) return null
+    const top = Object.fromEntries((event.top ?? []).map(({ token, logprob }) => [name(context, token), logprob]))
+    return {
+      tokens: [name(context, event.token)],
+      token_logprobs: [event.logprob],
+      top_logprobs: [top],
+      text_offset: [offset],
+    }
+  }
+  const offsets = new Map<number, number>()
+  const seen = new Set<number>()
+  return {
+    choices,
+    object: 'text_completion',
+    chunkObject: 'text_completion',
+    idPrefix: 'cmpl-',
+    count: prompts.length * n,
+    chunk: (event) => {
+      const { index } = event
+      const echo = seen.has(index) ? '' : echoes[Math.floor(index / n)]!
+      seen.add(index)
+      const offset = offsets.get(index) ?? echo.length
+      offsets.set(index, offset + event.text.length)
+      const finish_reason = event.type === 'finish' ? event.reason : null
+      const token = event.type === 'token' ? event : undefined
+      return [{ index, text: echo + event.text, finish_reason, logprobs: logprobs(token, offset) }]
+    },
+    whole: (chunks) => {
+      const parts = chunks as CompletionChunk[]
+      const lists = parts.flatMap((part) => part.logprobs ?? [])
+      return {
+        index: parts[0]!.index,
+        text: parts.map((part) => part.text).join(''),
+        finish_reason: parts.at(-1)!.finish_reason,
+        logprobs:
+          body.logprobs === undefined
+            ? null
+            : {
+                tokens: lists.flatMap((list) => list.tokens),
+                token_logprobs: lists.flatMap((list) => list.token_logprobs),
+                top_logprobs: lists.flatMap((list) => list.top_logprobs),
+                text_offset: lists.flatMap((list) => list.text_offset),
+              },
+      }
+    },
+  }
+}
+
+interface LogprobSource {
+  readonly token: number
+  readonly logprob?: number
+  readonly top?: readonly { readonly token: number; readonly logprob: number }[]
+}
+
+interface CompletionChunk {
+  readonly index: number
+  readonly text: string
+  readonly finish_reason: string | null
+  readonly logprobs: {
+    tokens: string[]
+    token_logprobs: number[]
+    top_logprobs: Record<string, number>[]
+    text_offset: number[]
+  } | null
+}
+
+function name(context: ServerContext, token: number): string {
+  return context.vocabulary.isSpecial(token)
+    ? (context.tokenizer.id_to_token(token) ?? '')
+    : context.vocabulary.text([token])
+}
+
+function tokenize(context: ServerContext, prompt: CompletionBody['prompt']): number[][] {
+  const encode = (text: string) => context.tokenizer.encode(text).ids
+  const list =
+    typeof prompt === 'string'
+      ? [encode(prompt)]
+      : isIds(prompt)
+        ? [prompt]
+        : prompt.map((each) => (typeof each === 'string' ? encode(each) : (each as number[])))
+  if (list.some((ids) => ids.length === 0)) throw new HttpError(400, 'The prompt is empty.', { param: 'prompt' })
+  return list
+}
+
+function isIds(prompt: readonly unknown[]): prompt is number[] {
+  return typeof prompt[0] === 'number'
+}

@@ -1,0 +1,52 @@
+import type { LlmEngine, TokenGrammar, Vocabulary } from '@flashmla/engine'
+import type { Tokenizer } from '@huggingface/tokenizers'
+import type { Logger } from 'pino'
+import type { Access } from './access'
+import type { Metrics } from './metrics'
+import type { ChatPrompt } from './prompt'
+
+export interface Limits {
+  /** Bytes of a request body. */
+  readonly maxBodyBytes: number
+  /** New tokens of one sample. */
+  readonly maxTokens: number
+  /** Requests of one key at a time. */
+  readonly maxConcurrent: number
+  /** Milliseconds that a request may take. */
+  readonly timeoutMs: number
+  /** Milliseconds that a client may leave a streamed piece unread. */
+  readonly stallMs: number
+}
+
+/** What the routes work with. */
+export interface ServerContext {
+  readonly engine: LlmEngine
+  readonly tokenizer: Tokenizer
+  readonly vocabulary: Vocabulary
+  readonly grammar: (format: GrammarFormat) => TokenGrammar
+  readonly chat: ChatPrompt
+  readonly model: ServedModel
+  readonly access: Access
+  readonly limits: Limits
+  readonly metrics: Metrics
+  readonly logger: Logger
+  /** Folder of the built page; none is served without it. */
+  readonly webRoot: string | undefined
+  readonly logPrompts: boolean
+  /** True once the server is going down: it finishes what it has and takes nothing new. */
+  readonly draining: () => boolean
+}
+
+export type GrammarFormat =
+  | { readonly type: 'json_object' }
+  | { readonly type: 'json_schema'; readonly schema: unknown }
+
+export interface ServedModel {
+  readonly id: string
+  readonly created: number
+  readonly backend: string
+  readonly maxPositions: number
+  /** Bytes of one token over all layers, in this cache and in one of full keys and values. */
+  readonly latentBytesPerToken: number
+  readonly mhaBytesPerToken: number
+}

@@ -1,0 +1,142 @@
+import { afterEach, describe, expect, it } from 'vitest'
+import { pagesLeaked, startTestServer, type TestServer } from './testing/start'
+
+let server: TestServer
+const start = async (...options: Parameters<typeof startTestServer>) => {
+  server = await startTestServer(...options)
+  return server
+}
+afterEach(async () => {
+  expect(await pagesLeaked(server.engine)).toBe(0)
+  await server.close(0)
+})
+
+const long = { prompt: 'The whale', max_tokens: 900, ignore_eos: true }
+const until = async (condition: () => boolean) => {
+  for (let i = 0; i < 300 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10))
+  expect(condition()).toBe(true)
+}
+
+it('tells health, readiness, metrics and its own description', async () => {
+  const { url, post } = await start()
+  await (await post('/v1/completions', { prompt: 'a', max_tokens: 5, ignore_eos: true })).json()
+  const get = async (path: string) => (await fetch(url + path)).text()
+  expect(JSON.parse(await get('/health'))).toEqual({ status: 'ok' })
+  expect(JSON.parse(await get('/ready'))).toEqual({ status: 'ready' })
+  const metrics = await get('/metrics')
+  for (const line of [
+    'flashmla_generated_tokens_total 5',
+    'flashmla_time_to_first_token_seconds_count 1',
+    'flashmla_inter_token_seconds_count 4',
+    'flashmla_pages_used 0',
+    'flashmla_preemptions_total 0',
+    'flashmla_http_requests_total{method="POST",route="/v1/completions",status="200"} 1',
+  ])
+    expect(metrics).toContain(line)
+  const description = JSON.parse(await get('/openapi.json'))
+  expect(Object.keys(description.paths)).toContain('/v1/chat/completions')
+  expect(description.components.schemas.CompletionRequest.properties.temperature).toMatchObject({ maximum: 2 })
+})
+
+it('binds to this machine alone unless told otherwise', async () => {
+  const { url } = await start()
+  expect(new URL(url).hostname).toBe('127.0.0.1')
+})
+
+it('asks for a key, keeps the caches of keys apart, and limits what one runs at a time', async () => {
+  const { post, url } = await start({ apiKeys: ['one', 'two'], limits: { maxConcurrent: 1 }, stub: { delayMs: 3 } })
+  const as = (key: string) => ({ headers: { Authorization: `Bearer ${key}` } })
+  expect((await post('/v1/completions', long)).status).toBe(401)
+  expect((await post('/v1/completions', long, as('three'))).status).toBe(401)
+  expect((await fetch(`${url}/live`)).status).toBe(401)
+  const prompt = 'word '.repeat(60)
+  const cached = async (key: string) => {
+    const answer = await (await post('/v1/completions', { prompt, max_tokens: 1 }, as(key))).json()
+    return answer.usage.prompt_tokens_details.cached_tokens
+  }
+  expect(await cached('one')).toBe(0)
+  expect(await cached('two')).toBe(0)
+  expect(await cached('one')).toBeGreaterThan(0)
+  const controller = new AbortController()
+  const running = post('/v1/completions', long, { ...as('one'), signal: controller.signal }).catch(() => {})
+  await until(() => server.engine.stats().running === 1)
+  const refused = await post('/v1/completions', long, as('one'))
+  expect(refused.status).toBe(429)
+  expect(refused.headers.get('Retry-After')).toBe('1')
+  expect((await post('/v1/completions', { prompt: 'x', max_tokens: 1 }, as('two'))).status).toBe(200)
+  controller.abort()
+  await running
+})
+
+it('refuses bodies that are too large and requests past the queue', async () => {
+  const { post } = await start({
+    limits: { maxBodyBytes: 2000 },
+    engineOptions: { maxQueued: 1, maxBatchSize: 1 },
+    stub: { delayMs: 2 },
+  })
+  expect((await post('/v1/completions', { prompt: 'x'.repeat(3000) })).status).toBe(413)
+  const controller = new AbortController()
+  const streams = [post('/v1/completions', { ...long, stream: true }, { signal: controller.signal })]
+  await until(() => server.engine.stats().running === 1)
+  streams.push(post('/v1/completions', { ...long, stream: true }, { signal: controller.signal }))
+  await until(() => server.engine.stats().queued === 1)
+  const refused = await post('/v1/completions', long)
+  expect(refused.status).toBe(429)
+  expect(await refused.json()).toMatchObject({ error: { type: 'rate_limit_error', code: 'queue_full' } })
+  controller.abort()
+  await Promise.allSettled(streams)
+})
+
+describe('frees the pages of a client that vanishes', () => {
+  it.each([true, false])('streaming: %s', async (stream) => {
+    const { post, engine } = await start({ stub: { delayMs: 3 } })
+    const controller = new AbortController()
+    const gone = post('/v1/completions', { ...long, stream, n: 3 }, { signal: controller.signal })
+    gone.then((response) => response.text()).catch(() => {})
+    await until(() => engine.stats().running === 3)
+    controller.abort()
+    await until(() => engine.stats().pages.used === 0)
+    expect(engine.stats().generated).toBeLessThan(2000)
+  })
+})
+
+it('ends a request at its deadline with a clean error', async () => {
+  const { post } = await start({ limits: { timeoutMs: 60 }, stub: { delayMs: 5 } })
+  const answer = await post('/v1/completions', long)
+  expect(answer.status).toBe(408)
+  const streamed = await (await post('/v1/completions', { ...long, stream: true })).text()
+  expect(streamed).toContain('"code":"deadline"')
+})
+
+it('drains: ends what runs, takes nothing new, then closes', async () => {
+  const { post, url, close } = await start({ stub: { delayMs: 2 } })
+  const running = post('/v1/completions', { ...long, max_tokens: 60 })
+  await until(() => server.engine.stats().running === 1)
+  const closed = close(5000)
+  const answer = await (await running).json()
+  expect(answer.usage.completion_tokens).toBe(60)
+  await closed
+  await expect(fetch(`${url}/health`)).rejects.toThrow()
+})
+
+it('logs what happened but not what was said, unless asked to', async () => {
+  const lines: string[] = []
+  const { default: pino } = await import('pino')
+  const logger = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) })
+  const { post } = await start({ logger })
+  await (await post('/v1/completions', { prompt: 'a secret', max_tokens: 2 })).json()
+  await until(() => lines.length >= 2)
+  expect(lines.join()).toContain('"generated":2')
+  expect(lines.join()).not.toContain('secret')
+})
+
+it('shows the cache live', async () => {
+  const { url } = await start()
+  const controller = new AbortController()
+  const response = await fetch(`${url}/live`, { signal: controller.signal })
+  const { value } = await response.body!.getReader().read()
+  const state = JSON.parse(new TextDecoder().decode(value).replace('data: ', ''))
+  expect(state.owner).toHaveLength(256)
+  expect(state.stats.pages.free).toBe(256)
+  controller.abort()
+})

@@ -1,0 +1,92 @@
+import type { AddressInfo } from 'node:net'
+import { type LlmEngine, Vocabulary } from '@flashmla/engine'
+import { type ServerType, serve } from '@hono/node-server'
+import type { Tokenizer } from '@huggingface/tokenizers'
+import pino, { type Logger } from 'pino'
+import { Access } from './access'
+import { createApp } from './app'
+import type { Limits, ServedModel, ServerContext } from './context'
+import { grammarCache } from './grammars'
+import { Metrics } from './metrics'
+import type { ChatPrompt } from './prompt'
+
+export interface ServerOptions {
+  readonly engine: LlmEngine
+  readonly tokenizer: Tokenizer
+  readonly chat: ChatPrompt
+  readonly model: ServedModel
+  readonly host?: string
+  /** 0 takes any free port. */
+  readonly port?: number
+  /** Without any, everyone may ask. */
+  readonly apiKeys?: readonly string[]
+  readonly limits?: Partial<Limits>
+  readonly webRoot?: string
+  readonly logger?: Logger
+  readonly logPrompts?: boolean
+}
+
+export const defaultLimits: Limits = {
+  maxBodyBytes: 1 << 20,
+  maxTokens: 4096,
+  maxConcurrent: 64,
+  timeoutMs: 600_000,
+  stallMs: 30_000,
+}
+
+export interface RunningServer {
+  readonly url: string
+  /** Takes nothing new, lets what runs end for at most `graceMs`, cancels the rest and closes. */
+  close(graceMs?: number): Promise<void>
+}
+
+/** Starts to listen. @throws the error of listen(), such as a port in use */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { engine, tokenizer, host = '127.0.0.1', port = 8000 } = options
+  const limits = { ...defaultLimits, ...options.limits }
+  const vocabulary = new Vocabulary(tokenizer, engine.model.config.vocabSize)
+  const access = new Access(options.apiKeys ?? [], limits.maxConcurrent)
+  let draining = false
+  const context: ServerContext = {
+    engine,
+    tokenizer,
+    vocabulary,
+    grammar: grammarCache(vocabulary, engine.model.config.eosTokenIds),
+    chat: options.chat,
+    model: options.model,
+    access,
+    limits,
+    metrics: new Metrics(engine),
+    logger: options.logger ?? pino({ level: 'silent' }),
+    webRoot: options.webRoot,
+    logPrompts: options.logPrompts ?? false,
+    draining: () => draining,
+  }
+  const app = createApp(context)
+  const server = await new Promise<ServerType>((resolve, reject) => {
+    const started = serve({ fetch: app.fetch, hostname: host, port }, () => resolve(started))
+    started.once('error', reject)
+  })
+  const address = server.address() as AddressInfo
+  const shown = address.family === 'IPv6' ? `[${address.address}]` : address.address
+  return {
+    url: `http://${shown}:${address.port}`,
+    async close(graceMs = 30_000) {
+      draining = true
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      const grace = new Promise((resolve) => setTimeout(resolve, graceMs).unref())
+      await Promise.race([whenIdle(access), grace])
+      await engine.dispose()
+      if ('closeAllConnections' in server) {
+        // Answers that were just finished are still on their way out.
+        await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, 200).unref())])
+        server.closeAllConnections()
+      }
+      await closed
+    },
+  }
+}
+
+async function whenIdle(access: Access): Promise<void> {
+  while (access.running > 0) await new Promise((resolve) => setTimeout(resolve, 20))
+}
