@@ -9,6 +9,8 @@
  * const tokenizer = await loadTokenizer(modelDirectory)
  * for await (const id of generate(model, tokenizer.encode('The sea').ids)) process.stdout.write(tokenizer.decode([id]))
  */
+
+export { Checkpoint } from './checkpoint/checkpoint'
 export type { GenerateOptions, SamplingOptions } from './generate'
 export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
 export { jsonObject, jsonSchemaRule } from './grammar/json-schema'
@@ -18,7 +20,6 @@ export type { TokenizerVocabulary } from './grammar/vocabulary'
 export { Vocabulary } from './grammar/vocabulary'
 export type { ModelOptions, StepInput } from './model'
 export { Model } from './model'
-export { Checkpoint } from './safetensors'
 export type { Drafter } from './scheduler/drafter'
 export { PromptLookupDrafter } from './scheduler/drafter'
 export type { EngineOptions, StepModel } from './scheduler/engine'

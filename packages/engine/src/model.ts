@@ -5,7 +5,7 @@ import type { MlaConfig } from '@flashmla/latent'
 import { f32Format, parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
 import type { Backend, BatchStep, DType, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
 import { CheckpointError, InvalidArgumentError, OutOfPagesError } from '@flashmla/spec'
-import { Checkpoint } from './safetensors'
+import { Checkpoint } from './checkpoint/checkpoint'
 import type { LayerWeights, ModelWeights } from './weights'
 import { loadWeights } from './weights'
 

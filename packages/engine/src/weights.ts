@@ -1,7 +1,7 @@
 import type { MlaConfig } from '@flashmla/latent'
 import { absorbKvB } from '@flashmla/latent'
 import type { Backend, ExpertWeights, Tensor, Weight } from '@flashmla/spec'
-import type { Checkpoint } from './safetensors'
+import type { Checkpoint } from './checkpoint/checkpoint'
 
 type Vector = Tensor<'f32'>
 
