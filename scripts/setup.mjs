@@ -25,13 +25,11 @@ export function turbo(task) {
 /** Installs and builds what changed since the last time: the stamp is a hash of the lockfile and of every source. */
 export function setUp() {
   once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () => pnpm('install', '--frozen-lockfile'))
-  once('build', ['pnpm-lock.yaml', 'tsup.preset.ts', 'tsconfig.base.json', ...manifests(), ...sources()], () =>
-    turbo('build'),
-  )
+  once('build', ['pnpm-lock.yaml', 'tsup.preset.ts', 'tsconfig.base.json', ...sources()], () => turbo('build'))
 }
 
-/** What turbo.json names as the inputs of a build, but for the manifests. */
-const inputs = ['src', 'wasm', 'cubin', 'web', 'tsup.config.ts', 'tsconfig.json']
+/** What no build reads. */
+const ignored = /(^|\/)(node_modules|dist|\.turbo|fixtures|model|results)$|\.test\.ts$|\.md$/
 
 function once(name, files, action) {
   const hash = createHash('sha256')
@@ -51,27 +49,28 @@ function once(name, files, action) {
 }
 
 function folders() {
-  return [
-    ...['packages', 'apps'].flatMap((top) => readdirSync(root + top).map((name) => `${top}/${name}`)),
-    'benchmarks',
-  ]
+  const nested = ['packages', 'apps'].flatMap((top) => readdirSync(root + top).map((name) => `${top}/${name}`))
+  return [...nested, 'benchmarks'].filter((folder) => existsSync(`${root}${folder}/package.json`))
 }
 
 function manifests() {
   return folders().map((folder) => `${folder}/package.json`)
 }
 
+function builtFolders() {
+  return folders().filter((folder) => existsSync(`${root}${folder}/tsup.config.ts`))
+}
+
 function sources() {
-  return folders().flatMap((folder) => inputs.flatMap((input) => filesAt(`${folder}/${input}`)))
+  return builtFolders().flatMap(filesAt)
 }
 
 function outputs(name) {
-  const built = folders().filter((folder) => existsSync(`${root}${folder}/tsup.config.ts`))
-  return name === 'install' ? ['node_modules'] : built.map((folder) => `${folder}/dist`)
+  return name === 'install' ? ['node_modules'] : builtFolders().map((folder) => `${folder}/dist`)
 }
 
 function filesAt(path) {
-  const stat = statSync(root + path, { throwIfNoEntry: false })
-  if (!stat?.isDirectory()) return stat ? [path] : []
+  if (ignored.test(path)) return []
+  if (!statSync(root + path).isDirectory()) return [path]
   return readdirSync(root + path).flatMap((name) => filesAt(`${path}/${name}`))
 }
