@@ -10,6 +10,7 @@
  * for await (const id of generate(model, tokenizer.encode('The sea').ids)) process.stdout.write(tokenizer.decode([id]))
  */
 
+export type { CacheFormatName } from './cache-formats'
 export { Checkpoint } from './checkpoint/checkpoint'
 export type { GenerateOptions, SamplingOptions } from './generate'
 export { generate, loadTokenizer, StreamDecoder, sample } from './generate'

@@ -2,12 +2,16 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
-import { f32Format, parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
-import type { Backend, BatchStep, DType, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
+import { parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
+import type { Backend, BatchStep, CacheFormat, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
 import { CheckpointError, InvalidArgumentError, OutOfPagesError } from '@flashmla/spec'
+import type { CacheFormatName } from './cache-formats'
+import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
 import type { LayerWeights, ModelWeights } from './weights'
-import { loadWeights } from './weights'
+import { disposeWeights, loadWeights } from './weights'
+import type { FeedForwardTensors, StepTensors } from './workspace'
+import { Workspace } from './workspace'
 
 export interface ModelOptions {
   readonly backend: Backend
@@ -17,10 +21,13 @@ export interface ModelOptions {
   readonly numBlocks?: number
   /** Sequences of one step (default 64). */
   readonly maxBatchSize?: number
-  /** Tokens of one step, over all its sequences (default: the model's positions). */
+  /** Tokens of one step, over all its sequences (default: the model's positions, at most 1024). Sizes the work memory. */
   readonly maxBatchTokens?: number
   /** `absorbed` attends in the latent space; `naive` rebuilds keys and values. Same function. */
   readonly attention?: 'absorbed' | 'naive'
+  /** How cached rows are stored (default f32, which is exact; bf16 halves the cache, fp8-656 nearly quarters it). */
+  readonly cacheFormat?: CacheFormatName | CacheFormat
+  /** Hears each tensor that was read, with the checkpoint's count of them. */
   readonly progress?: (done: number, total: number) => void
 }
 
@@ -39,6 +46,7 @@ export class Model {
   readonly #caches: PagedCache[]
   readonly #rope: Tensor<'f32'>
   readonly #batch: PagedBatch
+  readonly #workspace: Workspace
 
   private constructor(
     readonly config: MlaConfig,
@@ -48,11 +56,10 @@ export class Model {
     numBlocks: number,
     readonly maxBatchSize: number,
     readonly maxBatchTokens: number,
-    private readonly attention: 'absorbed' | 'naive',
+    readonly cacheFormat: CacheFormat,
   ) {
     this.pool = new BlockPool(numBlocks)
-    const format = f32Format(config.kvLoraRank, config.qkRopeHeadDim)
-    this.#caches = weights.layers.map(() => backend.cache(format, numBlocks, pageSize))
+    this.#caches = weights.layers.map(() => backend.cache(cacheFormat, numBlocks, pageSize))
     this.#rope = backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2])
     backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
     this.#batch = backend.batch({
@@ -60,6 +67,7 @@ export class Model {
       maxTokens: this.maxBatchTokens,
       maxBlocks: Math.ceil(config.maxPositions / pageSize),
     })
+    this.#workspace = new Workspace(backend, config, this.maxBatchTokens, Math.min(maxBatchTokens, 64), maxBatchSize)
   }
 
   /** Reads config.json and the safetensors of a Hugging Face folder. */
@@ -81,10 +89,12 @@ export class Model {
     }
     const config = parseMlaConfig(json)
     const pageSize = options.pageSize ?? 64
+    const attention = options.attention ?? 'absorbed'
+    const format = cacheFormat(options.cacheFormat ?? 'f32', config)
     const checkpoint = await Checkpoint.open(directory)
     try {
       let done = 0
-      const weights = await loadWeights(checkpoint, config, options.backend, () =>
+      const weights = await loadWeights(checkpoint, config, options.backend, attention, () =>
         options.progress?.(++done, checkpoint.names.length),
       )
       const numBlocks = options.numBlocks ?? Math.ceil(config.maxPositions / pageSize)
@@ -95,8 +105,8 @@ export class Model {
         pageSize,
         numBlocks,
         options.maxBatchSize ?? 64,
-        options.maxBatchTokens ?? config.maxPositions,
-        options.attention ?? 'absorbed',
+        options.maxBatchTokens ?? Math.min(config.maxPositions, 1024),
+        format,
       )
     } finally {
       await checkpoint.close()
@@ -126,35 +136,23 @@ export class Model {
     }
     const plan = planStep(inputs)
     this.#batch.update(plan)
-    const scratch = new Scratch(backend)
-    const positions = scratch.i32(plan.positions)
-    const slots = scratch.i32(plan.slots)
-    const n = plan.ids.length
-    const x = scratch.f32(n, config.hiddenSize)
-    const normed = scratch.f32(n, config.hiddenSize)
-    backend.embed(x, this.weights.embed, scratch.i32(plan.ids))
+    const step = this.#workspace.step(plan.ids.length)
+    backend.write(step.ids, plan.ids)
+    backend.write(step.positions, plan.positions)
+    backend.write(step.slots, plan.slots)
+    backend.embed(step.x, this.weights.embed, step.ids)
     this.weights.layers.forEach((layer, l) => {
-      backend.rmsNorm(normed, x, layer.inputNorm, config.rmsNormEps)
-      this.#attend(scratch, layer, this.#caches[l]!, x, normed, positions, slots)
-      backend.rmsNorm(normed, x, layer.postNorm, config.rmsNormEps)
-      this.#feedForward(scratch, layer, x, normed)
+      backend.rmsNorm(step.normed, step.x, layer.inputNorm, config.rmsNormEps)
+      this.#attend(step, layer, this.#caches[l]!)
+      backend.rmsNorm(step.normed, step.x, layer.postNorm, config.rmsNormEps)
+      this.#feedForward(step, layer)
     })
-    const rows = plan.logitRows.length
-    let result: Float32Array = new Float32Array(0)
-    if (rows > 0) {
-      const last = scratch.f32(rows, config.hiddenSize)
-      const logits = scratch.f32(rows, config.vocabSize)
-      backend.gatherRows(last, x, scratch.i32(plan.logitRows))
-      backend.rmsNorm(last, last, this.weights.norm, config.rmsNormEps)
-      backend.linear(logits, last, this.weights.head)
-      result = await backend.read(logits)
-    }
-    scratch.dispose()
+    const logits = await this.#logits(step.x, plan.logitRows)
     let row = 0
     return inputs.map((input) => {
       const first = row
       row += rowsOf(input)
-      return result.subarray(first * config.vocabSize, row * config.vocabSize)
+      return logits.subarray(first * config.vocabSize, row * config.vocabSize)
     })
   }
 
@@ -162,7 +160,26 @@ export class Model {
   dispose(): void {
     this.#batch.dispose()
     this.#rope.dispose()
+    this.#workspace.dispose()
     for (const cache of this.#caches) cache.dispose()
+    disposeWeights(this.weights)
+  }
+
+  /** Logits `[rows, vocab]` of the given rows of x, some rows at a time: all of a long prompt's would fill the memory. */
+  async #logits(x: Tensor<'f32'>, rows: Int32Array): Promise<Float32Array> {
+    const { config, backend } = this
+    const most = this.#workspace.maxLogitRows
+    const all = new Float32Array(rows.length * config.vocabSize)
+    for (let first = 0; first < rows.length; first += most) {
+      const chunk = rows.subarray(first, first + most)
+      const work = this.#workspace.logits(chunk.length)
+      backend.write(work.rows, chunk)
+      backend.gatherRows(work.x, x, work.rows)
+      backend.rmsNorm(work.x, work.x, this.weights.norm, config.rmsNormEps)
+      backend.linear(work.logits, work.x, this.weights.head)
+      all.set(await backend.read(work.logits), first * config.vocabSize)
+    }
+    return all
   }
 
   #check(inputs: readonly StepInput[]): void {
@@ -199,90 +216,59 @@ export class Model {
     if (pages > this.pool.numFree) throw new OutOfPagesError(pages, this.pool.numFree)
   }
 
-  #attend(
-    scratch: Scratch,
-    layer: LayerWeights,
-    cache: PagedCache,
-    x: Tensor<'f32'>,
-    normed: Tensor<'f32'>,
-    positions: Tensor<'i32'>,
-    slots: Tensor<'i32'>,
-  ): void {
+  /** x += attention(normed), and the rows' latents go to the cache. */
+  #attend(step: StepTensors, layer: LayerWeights, cache: PagedCache): void {
     const { backend } = this
-    const {
-      numHeads: h,
-      kvLoraRank: r,
-      qkNopeHeadDim: nope,
-      qkRopeHeadDim: rope,
-      vHeadDim: v,
-      rmsNormEps,
-      hiddenSize,
-    } = this.config
+    const { kvLoraRank: r, qkNopeHeadDim: nope, qkRopeHeadDim: rope, rmsNormEps } = this.config
+    const { normed, positions, q, kv, compressed, heads } = step
     const interleaved = this.config.rope.interleaved
-    const n = x.shape[0]!
-    let queryInput = normed
     if (layer.qA) {
-      const down = scratch.f32(n, layer.qA.norm.shape[0]!)
-      queryInput = scratch.f32(n, layer.qA.norm.shape[0]!)
-      backend.linear(down, normed, layer.qA.weight)
-      backend.rmsNorm(queryInput, down, layer.qA.norm, rmsNormEps)
+      backend.linear(step.queryDown!, normed, layer.qA.weight)
+      backend.rmsNorm(step.queryNormed!, step.queryDown!, layer.qA.norm, rmsNormEps)
     }
-    const q = scratch.f32(n, h, nope + rope)
-    backend.linear(q, queryInput, layer.qB)
+    backend.linear(q, layer.qA ? step.queryNormed! : normed, layer.qB)
     backend.rotary(q, nope, this.#rope, positions, interleaved)
 
-    const kv = scratch.f32(n, r + rope)
-    const compressed = scratch.f32(n, r)
     backend.linear(kv, normed, layer.kvA)
     backend.rotary(kv, r, this.#rope, positions, interleaved)
     backend.copyColumns(compressed, 0, kv, 0, r)
     backend.rmsNorm(compressed, compressed, layer.kvNorm, rmsNormEps)
     backend.copyColumns(kv, 0, compressed, 0, r)
-    backend.append(cache, kv, slots)
+    backend.append(cache, kv, step.slots)
 
     const scale = softmaxScale(this.config)
-    const heads = scratch.f32(n, h, v)
-    if (this.attention === 'naive') {
-      backend.naiveAttention(heads, q, layer.kvB, cache, this.#batch, scale)
+    if (layer.projection.form === 'naive') {
+      backend.naiveAttention(heads, q, layer.projection.kvB, cache, this.#batch, scale)
     } else {
-      const qNope = scratch.f32(n, h, nope)
-      const qLatent = scratch.f32(n, h, r)
-      const absorbed = scratch.f32(n, h, r + rope)
-      const latentOut = scratch.f32(n, h, r)
+      const { qNope, qLatent, absorbed, latentOut, lse } = step
       backend.copyColumns(qNope, 0, q, 0, nope)
-      backend.headLinear(qLatent, qNope, layer.uk)
+      backend.headLinear(qLatent, qNope, layer.projection.uk)
       backend.copyColumns(absorbed, 0, qLatent, 0, r)
       backend.copyColumns(absorbed, r, q, nope, rope)
-      backend.attention(latentOut, scratch.f32(n, h), absorbed, cache, this.#batch, scale)
-      backend.headLinear(heads, latentOut, layer.uv)
+      backend.attention(latentOut, lse, absorbed, cache, this.#batch, scale)
+      backend.headLinear(heads, latentOut, layer.projection.uv)
     }
-    const projected = scratch.f32(n, hiddenSize)
-    backend.linear(projected, heads, layer.o)
-    backend.add(x, projected)
+    backend.linear(step.added, heads, layer.o)
+    backend.add(step.x, step.added)
   }
 
-  #feedForward(scratch: Scratch, layer: LayerWeights, x: Tensor<'f32'>, normed: Tensor<'f32'>): void {
+  /** x += experts(normed) + dense or shared feed-forward(normed). */
+  #feedForward(step: StepTensors, layer: LayerWeights): void {
     const { backend } = this
-    const n = x.shape[0]!
     if (layer.moe) {
+      const { logits, ids, weights } = step.router!
       const router = this.config.moe!.router
-      const logits = scratch.f32(n, layer.moe.experts.length)
-      const ids = scratch.keep(backend.tensor('i32', [n, router.topK]))
-      const weights = scratch.f32(n, router.topK)
-      backend.linear(logits, normed, layer.moe.gate)
+      backend.linear(logits, step.normed, layer.moe.gate)
       backend.route(ids, weights, logits, layer.moe.bias, router)
-      backend.experts(x, normed, ids, weights, layer.moe.experts)
+      backend.experts(step.x, step.normed, ids, weights, layer.moe.experts)
     }
     if (layer.dense) {
-      const inner = layer.dense.gate.shape[0]!
-      const gate = scratch.f32(n, inner)
-      const up = scratch.f32(n, inner)
-      const down = scratch.f32(n, this.config.hiddenSize)
-      backend.linear(gate, normed, layer.dense.gate)
-      backend.linear(up, normed, layer.dense.up)
+      const { gate, up }: FeedForwardTensors = layer.moe ? step.shared! : step.dense
+      backend.linear(gate, step.normed, layer.dense.gate)
+      backend.linear(up, step.normed, layer.dense.up)
       backend.siluMul(gate, gate, up)
-      backend.linear(down, gate, layer.dense.down)
-      backend.add(x, down)
+      backend.linear(step.added, gate, layer.dense.down)
+      backend.add(step.x, step.added)
     }
   }
 }
@@ -326,29 +312,4 @@ function planStep(inputs: readonly StepInput[]): StepPlan {
     plan.queryStart[s + 1] = row
   })
   return plan
-}
-
-/** Tensors that live as long as one forward pass. */
-class Scratch {
-  readonly #kept: Tensor[] = []
-  constructor(private readonly backend: Backend) {}
-
-  f32(...shape: number[]): Tensor<'f32'> {
-    return this.keep(this.backend.tensor('f32', shape))
-  }
-
-  i32(data: Int32Array): Tensor<'i32'> {
-    const tensor = this.keep(this.backend.tensor('i32', [data.length]))
-    this.backend.write(tensor, data)
-    return tensor
-  }
-
-  keep<D extends DType>(tensor: Tensor<D>): Tensor<D> {
-    this.#kept.push(tensor)
-    return tensor
-  }
-
-  dispose(): void {
-    for (const tensor of this.#kept) tensor.dispose()
-  }
 }

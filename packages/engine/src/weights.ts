@@ -5,6 +5,21 @@ import type { Checkpoint } from './checkpoint/checkpoint'
 
 type Vector = Tensor<'f32'>
 
+/** The up-projection of the latent: as it is stored, or split for absorption. */
+export type KvProjection =
+  | {
+      readonly form: 'naive'
+      /** `[h · (nope + v), kvLoraRank]` */
+      readonly kvB: Weight
+    }
+  | {
+      readonly form: 'absorbed'
+      /** W_UK `[h, kvLoraRank, nope]` */
+      readonly uk: Weight
+      /** W_UV `[h, v, kvLoraRank]` */
+      readonly uv: Weight
+    }
+
 export interface LayerWeights {
   readonly inputNorm: Vector
   readonly postNorm: Vector
@@ -12,11 +27,7 @@ export interface LayerWeights {
   readonly qB: Weight
   readonly kvA: Weight
   readonly kvNorm: Vector
-  readonly kvB: Weight
-  /** W_UK `[h, kvLoraRank, nope]` */
-  readonly uk: Weight
-  /** W_UV `[h, v, kvLoraRank]` */
-  readonly uv: Weight
+  readonly projection: KvProjection
   readonly o: Weight
   /** The dense layer's feed-forward, or the shared experts. */
   readonly dense?: ExpertWeights
@@ -28,38 +39,48 @@ export interface ModelWeights {
   readonly norm: Vector
   readonly head: Weight
   readonly layers: readonly LayerWeights[]
+  /** All of them, each once. */
+  readonly owned: readonly { dispose(): void }[]
 }
 
-/** Reads every tensor the configuration calls for; `progress` hears each one. */
+/** Reads every tensor the configuration calls for; `progress` hears each one. What was read is freed again when one fails. */
 export async function loadWeights(
   checkpoint: Checkpoint,
   config: MlaConfig,
   backend: Backend,
+  form: KvProjection['form'],
   progress?: (name: string) => void,
 ): Promise<ModelWeights> {
+  const owned: { dispose(): void }[] = []
+  const own = <T extends { dispose(): void }>(resource: T): T => {
+    owned.push(resource)
+    return resource
+  }
   const host = async (name: string, shape: readonly number[]) => {
     const data = await checkpoint.read(name, shape)
     progress?.(name)
     return data
   }
   const get = async (name: string, ...shape: number[]): Promise<Weight> => {
-    const weight = await backend.weight(checkpoint.source(name, shape))
+    const weight = own(await backend.weight(checkpoint.source(name, shape)))
     progress?.(name)
     return weight
   }
   const vector = async (name: string, size: number): Promise<Vector> => {
-    const tensor = backend.tensor('f32', [size])
+    const tensor = own(backend.tensor('f32', [size]))
     backend.write(tensor, await host(name, [size]))
     return tensor
   }
   /** A weight that is computed on the host from the checkpoint's. */
-  const computed = (name: string, data: Float32Array, ...shape: number[]): Promise<Weight> =>
-    backend.weight({
-      name,
-      dtype: 'f32',
-      shape,
-      read: async (target) => target.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
-    })
+  const computed = async (name: string, data: Float32Array, ...shape: number[]): Promise<Weight> =>
+    own(
+      await backend.weight({
+        name,
+        dtype: 'f32',
+        shape,
+        read: async (target) => target.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
+      }),
+    )
   const {
     hiddenSize: d,
     numHeads: h,
@@ -74,11 +95,18 @@ export async function loadWeights(
     up: await get(`${name}.up_proj.weight`, inner, d),
     down: await get(`${name}.down_proj.weight`, d, inner),
   })
+  const projection = async (name: string): Promise<KvProjection> => {
+    if (form === 'naive') return { form, kvB: await get(name, h * (nope + v), r) }
+    const { uk, uv } = absorbKvB(await host(name, [h * (nope + v), r]), h, nope, v, r)
+    return {
+      form,
+      uk: await computed(`${name}, W_UK`, uk, h, r, nope),
+      uv: await computed(`${name}, W_UV`, uv, h, v, r),
+    }
+  }
   const layer = async (l: number): Promise<LayerWeights> => {
     const at = `model.layers.${l}`
     const attn = `${at}.self_attn`
-    const kvB = await host(`${attn}.kv_b_proj.weight`, [h * (nope + v), r])
-    const { uk, uv } = absorbKvB(kvB, h, nope, v, r)
     const sparse = moe && l >= moe.firstDenseLayers && l % moe.layerFrequency === 0 ? moe : undefined
     const experts: ExpertWeights[] = []
     if (sparse)
@@ -94,9 +122,7 @@ export async function loadWeights(
       qB: await get(q ? `${attn}.q_b_proj.weight` : `${attn}.q_proj.weight`, h * (nope + rope), q ?? d),
       kvA: await get(`${attn}.kv_a_proj_with_mqa.weight`, r + rope, d),
       kvNorm: await vector(`${attn}.kv_a_layernorm.weight`, r),
-      kvB: await computed('kv_b_proj', kvB, h * (nope + v), r),
-      uk: await computed('w_uk', uk, h, r, nope),
-      uv: await computed('w_uv', uv, h, v, r),
+      projection: await projection(`${attn}.kv_b_proj.weight`),
       o: await get(`${attn}.o_proj.weight`, d, h * v),
       dense: !sparse
         ? await mlp(`${at}.mlp`, config.intermediateSize)
@@ -113,13 +139,24 @@ export async function loadWeights(
       },
     }
   }
-  const layers: LayerWeights[] = []
-  for (let l = 0; l < config.numLayers; l++) layers.push(await layer(l))
-  const embed = await get('model.embed_tokens.weight', config.vocabSize, d)
-  return {
-    embed,
-    layers,
-    norm: await vector('model.norm.weight', d),
-    head: config.tieWordEmbeddings ? embed : await get('lm_head.weight', config.vocabSize, d),
+  try {
+    const layers: LayerWeights[] = []
+    for (let l = 0; l < config.numLayers; l++) layers.push(await layer(l))
+    const embed = await get('model.embed_tokens.weight', config.vocabSize, d)
+    return {
+      embed,
+      layers,
+      norm: await vector('model.norm.weight', d),
+      head: config.tieWordEmbeddings ? embed : await get('lm_head.weight', config.vocabSize, d),
+      owned,
+    }
+  } catch (error) {
+    for (const resource of owned) resource.dispose()
+    throw error
   }
+}
+
+/** Frees what `loadWeights` made. */
+export function disposeWeights({ owned }: ModelWeights): void {
+  for (const resource of owned) resource.dispose()
 }
