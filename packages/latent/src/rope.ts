@@ -25,15 +25,20 @@ export function yarnMagnitude(factor: number, mscale: number): number {
   return factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1
 }
 
-/** Rotary table `[positions, dim / 2, 2]` of (cos, sin), times YaRN's mscale ratio. */
+/** Magnitude of the rotated part: YaRN's mscale over its mscale_all_dim, 1 without YaRN. */
+export function ropeMagnitude(rope: RopeConfig): number {
+  const yarn = rope.yarn
+  if (!yarn) return 1
+  if (yarn.attentionFactor !== undefined) return yarn.attentionFactor
+  return yarn.mscale && yarn.mscaleAllDim
+    ? yarnMagnitude(yarn.factor, yarn.mscale) / yarnMagnitude(yarn.factor, yarn.mscaleAllDim)
+    : yarnMagnitude(yarn.factor, 1)
+}
+
+/** Rotary table `[positions, dim / 2, 2]` of (cos, sin), times `ropeMagnitude`. */
 export function ropeTable(positions: number, dim: number, rope: RopeConfig): Float32Array {
   const frequencies = ropeFrequencies(dim, rope)
-  const yarn = rope.yarn
-  const magnitude = !yarn
-    ? 1
-    : yarn.mscale && yarn.mscaleAllDim
-      ? yarnMagnitude(yarn.factor, yarn.mscale) / yarnMagnitude(yarn.factor, yarn.mscaleAllDim)
-      : yarnMagnitude(yarn.factor, 1)
+  const magnitude = ropeMagnitude(rope)
   const table = new Float32Array(positions * dim)
   for (let position = 0; position < positions; position++) {
     for (let j = 0; j < frequencies.length; j++) {
@@ -43,6 +48,29 @@ export function ropeTable(positions: number, dim: number, rope: RopeConfig): Flo
     }
   }
   return table
+}
+
+/**
+ * Rotates x[start, start + 2 · frequencies.length) in place to `position`: pairs (2j, 2j + 1) when interleaved,
+ * (j, j + half) otherwise (decoupled RoPE, arXiv 2405.04434, §2.1.3). `magnitude` is `ropeMagnitude(rope)`.
+ */
+export function rotate(
+  x: Float32Array,
+  start: number,
+  frequencies: ArrayLike<number>,
+  position: number,
+  interleaved: boolean,
+  magnitude = 1,
+): void {
+  const half = frequencies.length
+  for (let j = 0; j < half; j++) {
+    const cos = Math.cos(position * frequencies[j]!) * magnitude
+    const sin = Math.sin(position * frequencies[j]!) * magnitude
+    const [a, b] = interleaved ? [start + 2 * j, start + 2 * j + 1] : [start + j, start + j + half]
+    const [u, v] = [x[a]!, x[b]!]
+    x[a] = u * cos - v * sin
+    x[b] = v * cos + u * sin
+  }
 }
 
 /** Softmax scale: 1/√(nope + rope), times the square of YaRN's mscale_all_dim magnitude. */
