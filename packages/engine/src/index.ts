@@ -35,6 +35,7 @@ export type {
   TokenEvent,
 } from './scheduler/request'
 export type { SamplingParams } from './scheduler/sampler'
+export { uniform } from './scheduler/sampler'
 export type { EngineStats, PageMap, StepReport } from './scheduler/stats'
 export type { TextEvent, TextFinishEvent, TextRequest } from './scheduler/text'
 export { streamText } from './scheduler/text'

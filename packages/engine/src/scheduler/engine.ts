@@ -260,7 +260,10 @@ export class LlmEngine {
     const known = branch.tokens.length
     let delivered = 0
     let finished = false
-    if (first) this.#forkSamples(branch)
+    if (first) {
+      this.#counters.cached += job.cachedTokens
+      this.#forkSamples(branch)
+    }
     for (let row = 0; row <= drafted && !finished; row++) {
       const before = branch.tokens.length
       finished = this.#sample(branch, logits.subarray(row * vocabSize, (row + 1) * vocabSize))
@@ -340,7 +343,6 @@ export class LlmEngine {
     job.live.delete(branch)
     if (job.live.size === 0) {
       this.#counters.finished++
-      this.#counters.cached += job.cachedTokens
       this.#end(job)
     }
     return true

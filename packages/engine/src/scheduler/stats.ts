@@ -20,7 +20,7 @@ export interface EngineStats {
   /** Guessed by the drafter, and of these right. */
   readonly drafted: number
   readonly accepted: number
-  /** Prompt tokens submitted, and of the finished requests' those found in the prefix cache. */
+  /** Prompt tokens submitted, and of these those found in the prefix cache. */
   readonly prompt: number
   readonly cached: number
   /** Requests that ended with an answer. */

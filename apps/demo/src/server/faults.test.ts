@@ -1,0 +1,84 @@
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { soak } from './testing/soak'
+import { pagesLeaked, startTestServer, type TestServer } from './testing/start'
+
+describe('fuzzed bodies', () => {
+  let server: TestServer
+  beforeAll(async () => {
+    server = await startTestServer({ limits: { maxTokens: 8 } })
+  })
+  afterAll(async () => {
+    expect(await pagesLeaked(server.engine)).toBe(0)
+    await server.close(0)
+  })
+  const fields = [
+    'prompt messages model temperature top_p n stop seed max_tokens stream stream_options logit_bias logprobs top_logprobs',
+    'response_format tools tool_choice echo suffix best_of presence_penalty priority speculate user top_k min_p ignore_eos',
+  ].flatMap((line) => line.split(' '))
+  const odd = fc.oneof(
+    fc.jsonValue({ maxDepth: 2 }),
+    fc.constantFrom(
+      1,
+      0,
+      -1,
+      1e308,
+      '',
+      'x',
+      null,
+      true,
+      [],
+      {},
+      [[]],
+      [1],
+      [-1],
+      [1e9],
+      { 5: 1 },
+      { 99999: 1 },
+      '\u0000',
+      '\ud800',
+    ),
+    fc.constantFrom({ type: 'json_object' }, { type: 'json_schema', json_schema: { schema: { $ref: '#' } } }, [
+      { role: 'user', content: [{ type: 'text', text: 'x' }] },
+    ]),
+  )
+  const body = fc
+    .dictionary(fc.constantFrom(...fields), odd, { maxKeys: 6 })
+    .map((extra) => ({ prompt: 'a', messages: [{ role: 'user', content: 'a' }], max_tokens: 2, ...extra }))
+  const path = fc.constantFrom('/v1/completions', '/v1/chat/completions', '/v1/embeddings')
+
+  it('never give a 500, and every refusal has the shape of an error', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        path,
+        fc.oneof({ weight: 5, arbitrary: body }, { weight: 1, arbitrary: fc.string() }),
+        async (where, what) => {
+          const response = await server.post(where, typeof what === 'string' ? what : JSON.stringify(what))
+          const text = await response.text()
+          expect(response.status, text).toBeLessThan(500)
+          expect(text).not.toContain('internal_error')
+          if (response.status >= 400) expect(JSON.parse(text).error.message).toBeTypeOf('string')
+        },
+      ),
+      { numRuns: 400 },
+    )
+  })
+
+  it.each(['[]', '""', '', '{', 'null', '{"prompt":{"__proto__":1}}', '['.repeat(100_000)])(
+    '%.30s is a 400',
+    async (text) => {
+      expect((await server.post('/v1/completions', text)).status).toBe(400)
+    },
+  )
+})
+
+it('a short soak ends with every request answered, no page lost and no fault', { timeout: 40_000 }, async () => {
+  const report = await soak({ requests: 800, concurrency: 40, seed: 11 })
+  expect(report.faults).toEqual([])
+  expect(report.leakedPages).toBe(0)
+  expect(report.preemptions).toBeGreaterThan(0)
+  expect(report.crashes).toBeGreaterThan(0)
+  expect(Object.values(report.outcomes).reduce((a, b) => a + b)).toBe(800)
+  for (const kind of ['200', 'stream', '400', '413', '429', 'disconnected'])
+    expect(report.outcomes[kind], kind).toBeGreaterThan(0)
+})
