@@ -265,7 +265,7 @@ describe('random programs', () => {
           expect(copy.save()).toEqual(cache.save())
         },
       ),
-      { numRuns: 300 },
+      { numRuns: 1000 },
     )
   })
 })

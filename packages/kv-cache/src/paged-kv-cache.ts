@@ -191,7 +191,7 @@ export class PagedKvCache {
       hits: this.#hits,
       misses: this.#misses,
       nextId: this.#nextId,
-      salts: this.#prefix.salts.list(),
+      salts: this.#prefix.salts.state(),
       sequences: this.sequences.map((sequence) => sequence.state()),
       pool: this.pool.state(),
       columns: this.#prefix.columns,

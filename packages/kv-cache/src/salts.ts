@@ -7,6 +7,12 @@ interface Salt {
   users: number
 }
 
+export interface SaltsState {
+  /** Number of the next new salt. */
+  readonly next: number
+  readonly used: readonly { readonly id: number; readonly text: string }[]
+}
+
 /** Numbers the salts in use, so that blocks compare them exactly. A salt lives while a sequence or a stored block uses it. */
 export class Salts {
   readonly #byText = new Map<string, Salt>()
@@ -53,17 +59,17 @@ export class Salts {
   }
 
   /** The salts in use, to save them. */
-  list(): { id: number; text: string }[] {
-    return [...this.#byId.values()].map(({ id, text }) => ({ id, text }))
+  state(): SaltsState {
+    return { next: this.#next, used: [...this.#byId.values()].map(({ id, text }) => ({ id, text })) }
   }
 
   /** Takes up saved salts, without users. Only for an empty table. */
-  restore(saved: readonly { readonly id: number; readonly text: string }[]): void {
-    for (const { id, text } of saved) {
+  restore(saved: SaltsState): void {
+    this.#next = saved.next
+    for (const { id, text } of saved.used) {
       const salt: Salt = { text, id, hash: hashSalt(text), users: 0 }
       this.#byText.set(text, salt)
       this.#byId.set(id, salt)
-      this.#next = Math.max(this.#next, id + 1)
     }
   }
 

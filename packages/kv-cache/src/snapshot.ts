@@ -3,6 +3,7 @@ import type { BlockPoolState } from './block-pool'
 import type { SequenceState } from './cached-sequence'
 import type { BlockColumns } from './columns'
 import { blockColumns } from './columns'
+import type { SaltsState } from './salts'
 
 export interface CacheState {
   readonly pageSize: number
@@ -11,7 +12,7 @@ export interface CacheState {
   readonly hits: number
   readonly misses: number
   readonly nextId: number
-  readonly salts: readonly { readonly id: number; readonly text: string }[]
+  readonly salts: SaltsState
   readonly sequences: readonly SequenceState[]
   readonly pool: BlockPoolState
   readonly columns: BlockColumns
