@@ -5,7 +5,7 @@ import os
 
 import torch
 
-CUBIN = os.path.join(os.path.dirname(__file__), '..', '..', 'packages', 'cuda', 'cubin')
+CUBIN = os.path.join(os.path.dirname(__file__), '..', '..', os.environ.get('CUBINS', 'packages/cuda/cubin'))
 cuda = C.CDLL('libcuda.so.1')
 
 
@@ -149,9 +149,11 @@ class Decode:
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (576, t * h_q), (1152,), (64, 64))
-            self.kv_map = self.q_map if variant == 'gather' else tensor_map(
-                q.dtype, kv.data_ptr(), (576, page, kv.shape[0]), (kv.stride(1) * 2, kv.stride(0) * 2), (64, min(page, 64 // cluster), 1))
-            self.args += [self.q_map, self.kv_map]
+            def kv_map(tiles):
+                return self.q_map if variant == 'gather' else tensor_map(
+                    q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
+                    (64, min(page, 64), tiles, 1))
+            self.args += [self.q_map, kv_map(2), kv_map(1)]
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args)

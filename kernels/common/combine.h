@@ -39,7 +39,21 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   float4 acc = make_float4(0.f, 0.f, 0.f, 0.f);
   float total = 0.f;
   constexpr int kBatch = 8;
-  for (int base = 0; base < splits; base += kBatch) {
+  // The few parts of most tiles are not worth a full batch.
+  int base = 0;
+  if (splits <= 4) {
+    for (; base < splits; ++base) {
+      const int64_t r = slot_row(base);
+      const float4 part = __ldcs(reinterpret_cast<const float4*>(p.partial_out + r * 512) + lane);
+      const float w = exp2f(p.partial_lse[r] - max_lse);
+      total += w;
+      acc.x += w * part.x;
+      acc.y += w * part.y;
+      acc.z += w * part.z;
+      acc.w += w * part.w;
+    }
+  }
+  for (; base < splits; base += kBatch) {
     float4 part[kBatch];
     float weight[kBatch];
 #pragma unroll

@@ -55,12 +55,27 @@ __device__ __forceinline__ int64_t warp_sum(int64_t v) {
 __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, int tile_rows, int64_t worker, int64_t offset) {
   const int lane = threadIdx.x & 31;
   int64_t mine = 0;
-  for (int s = lane; s < p.batch; s += 32) mine += line_units(p, sequence_shape(p, s, tile_rows));
+  int fewest = 0x7fffffff, most = 0;
+  for (int s = lane; s < p.batch; s += 32) {
+    const SequenceShape shape = sequence_shape(p, s, tile_rows);
+    mine += line_units(p, shape);
+    if (shape.groups > 0) {
+      fewest = min(fewest, shape.blocks + p.tile_overhead);
+      most = max(most, shape.blocks + p.tile_overhead);
+    }
+  }
+  fewest = __reduce_min_sync(0xffffffffu, fewest);
+  most = __reduce_max_sync(0xffffffffu, most);
   LinePosition at;
   at.total = warp_sum(mine);
   const int64_t group_workers = p.workers / p.tiles_per_group;
   at.chunk = (at.total + group_workers - 1) / group_workers;
   if (at.chunk < p.min_blocks) at.chunk = p.min_blocks;
+  // Equal tiles: whole ones to each worker, where that costs less than merging split ones (a sixteenth, about).
+  if (fewest == most) {
+    const int64_t whole = (at.chunk + most - 1) / most * most;
+    if (whole <= at.chunk + at.chunk / 16) at.chunk = whole;
+  }
   const int64_t target = worker * at.chunk + offset;
   at.seq = p.batch;
   at.seq_start = at.total;

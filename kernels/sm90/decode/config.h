@@ -19,10 +19,22 @@ constexpr int kThreads = 384;                  // two consumer warpgroups, one p
 constexpr int kConsumerRegisters = 232;
 constexpr int kProducerRegisters = 40;
 
+#ifndef MLA_ORDERED
+#define MLA_ORDERED 1
+#endif
+constexpr bool kOrdered = MLA_ORDERED != 0;
+
 // Parts of a KV buffer that are freed together: [rotary], [value columns 0..255], [value columns 256..511].
 enum Region : int { kRope = 0, kLeft = 1, kRight = 2, kRegions = 3 };
 __host__ __device__ constexpr int region_first_tile(int region) { return region == kRope ? kRopeTile : region == kLeft ? 0 : 4; }
 __host__ __device__ constexpr int region_tiles(int region) { return region == kRope ? 1 : 4; }
+
+// What one copy brings and one barrier announces: two tiles, or the rotary one.
+constexpr int kUnits = 5;
+__host__ __device__ constexpr int unit_of_tile(int tile) { return tile / 2; }
+__host__ __device__ constexpr int unit_tiles(int unit) { return unit == 4 ? 1 : 2; }
+__host__ __device__ constexpr int region_first_unit(int region) { return region == kRope ? 4 : region == kLeft ? 0 : 2; }
+__host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : 2; }
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kQkIssued };
@@ -32,7 +44,7 @@ struct SharedStorage {
   uint8_t kv[2][kTiles][kTileBytes];  // buffer 0: even blocks (warpgroup 0's scores), buffer 1: odd blocks
   uint8_t p1[kTileBytes];
   float m0[64], s0[64], m1[64], s1[64];  // running maximum after each half step, and the factor it puts on what came before
-  uint64_t full[2][kTiles];
+  uint64_t full[2][kUnits];
   uint64_t empty[2][kRegions];
   uint64_t q_full, q_empty;
   int64_t at[4];

@@ -38,12 +38,12 @@ struct Consumer {
       if (lane < kCluster) ptx::mbarrier_arrive_cluster(ptx::smem_address(&bar), lane);
     }
   }
-  __device__ __forceinline__ void wait_tile(int buffer, int tile, uint32_t par) {
-    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][tile]), par);
+  __device__ __forceinline__ void wait_unit(int buffer, int unit, uint32_t par) {
+    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][unit]), par);
   }
   __device__ __forceinline__ void wait_half(int buffer, int half, uint32_t par) {
 #pragma unroll
-    for (int t = 0; t < 4; ++t) wait_tile(buffer, half * 4 + t, par);
+    for (int u = 0; u < 2; ++u) wait_unit(buffer, half * 2 + u, par);
   }
 
   // S = Q K^T of one block: the rotary tile with Q from registers, then 8 tiles as they arrive.
@@ -51,7 +51,7 @@ struct Consumer {
     using namespace ptx;
     const uint64_t q_desc = descriptor(smem_address(sh.q[0]), 16, 1024);
     const uint64_t k_desc = descriptor(smem_address(sh.kv[buffer][0]), 16, 1024);
-    wait_tile(buffer, kRopeTile, par);
+    wait_unit(buffer, unit_of_tile(kRopeTile), par);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -60,8 +60,10 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int t = buffer == 0 ? i : i ^ 4;  // as the producer loads them
-      wait_tile(buffer, t, par);
-      wgmma_fence();
+      if (t % 2 == 0) {
+        wait_unit(buffer, unit_of_tile(t), par);
+        wgmma_fence();
+      }
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const int offset = (t * kTileBytes + k * 32) >> 4;
@@ -208,14 +210,14 @@ struct Consumer {
       bool pending = false;  // the product with the last odd block is under way and its half not yet freed
       auto scores = [&](bool partner) {
         // Behind that product if the next block is there; else free first, so that more loads are under way.
-        if (pending && !mbarrier_test_wait(smem_address(&sh.full[0][7]), parity[0])) {
+        if (pending && !mbarrier_test_wait(smem_address(&sh.full[0][unit_of_tile(7)]), parity[0])) {
           wgmma_wait<0>();
           pin(o);
           release(sh.empty[1][kLeft]);
           pending = false;
         }
         issue_qk(s, q_rope, 0, parity[0]);
-        if (partner) bar_arrive(kQkIssued, 256);
+        if (kOrdered && partner) bar_arrive(kQkIssued, 256);
         wgmma_wait<1>();
         pin(o);
         if (pending) release(sh.empty[1][kLeft]);
@@ -280,7 +282,7 @@ struct Consumer {
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
-        bar_sync(kQkIssued, 256);
+        if (kOrdered) bar_sync(kQkIssued, 256);
         issue_qk(s, q_rope, 1, parity[1]);
         even_block(first_token);
         wgmma_wait<1>();

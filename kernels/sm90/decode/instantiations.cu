@@ -6,9 +6,9 @@ using namespace flashmla;
 #define MLA_DECODE(name, type, cluster, gather)                                                                       \
   extern "C" __global__ void __launch_bounds__(decode::kThreads, 1)                                                    \
       name(const __grid_constant__ MlaDecodeParams p, const __grid_constant__ CUtensorMap q,                          \
-           const __grid_constant__ CUtensorMap kv) {                                                                  \
+           const __grid_constant__ CUtensorMap kv, const __grid_constant__ CUtensorMap kv_tile) {                      \
     extern __shared__ uint8_t raw[];                                                                                  \
-    decode::decode<type, cluster, gather>(p, &q, &kv, raw);                                                           \
+    decode::decode<type, cluster, gather>(p, &q, &kv, &kv_tile, raw);                                                           \
   }
 
 MLA_DECODE(mla_decode_bf16_c1, Bf16, 1, false)

@@ -70,7 +70,8 @@ __device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedSt
 }
 
 template <typename T, int kCluster, bool kGather>
-__device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv, uint8_t* raw) {
+__device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
+                                       const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
   SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
   const int rank = kCluster == 1 ? 0 : int(cluster_cta_rank());
@@ -89,7 +90,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     }
   } else if (threadIdx.x == 32) {
     for (int b = 0; b < 2; ++b) {
-      for (int t = 0; t < kTiles; ++t) mbarrier_init(smem_address(&sh.full[b][t]), kGather ? 128 : 1);
+      for (int u = 0; u < kUnits; ++u) mbarrier_init(smem_address(&sh.full[b][u]), kGather ? 128 : 1);
       for (int r = 0; r < kRegions; ++r) mbarrier_init(smem_address(&sh.empty[b][r]), 4 * kCluster);
     }
     mbarrier_init(smem_address(&sh.q_full), 1);
@@ -97,6 +98,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     fence_barrier_init();
     prefetch_map(map_q);
     prefetch_map(map_kv);
+    prefetch_map(map_tile);
   }
   __syncthreads();
   if constexpr (kCluster > 1) cluster_sync();
@@ -107,7 +109,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if constexpr (kGather) {
       produce_gather(p, map_q, sh, at, group_worker, member);
     } else if (threadIdx.x < 288) {
-      produce_tma<kCluster>(p, map_q, map_kv, sh, at, group_worker, member, rank);
+      produce_tma<kCluster>(p, map_q, map_kv, map_tile, sh, at, group_worker, member, rank);
     }
   } else {
     raise_registers<kConsumerRegisters>();

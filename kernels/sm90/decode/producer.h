@@ -2,7 +2,8 @@
 //
 // 1. Take the worker's next segment; load its Q tiles once the consumers are done with the last ones.
 // 2. For each 64-token block: rotary part, then the half that frees first for this buffer, then the other.
-// 3. In a cluster of two each block loads half of the rows and multicasts them to both, so L2 is read once for both.
+// 3. In a cluster of two each block loads half of the columns and multicasts them to both, so L2 is read once for both.
+// One copy brings 64 rows of two tiles: what issuing a copy costs one thread would else be the bound of the whole kernel.
 #pragma once
 #include "config.h"
 
@@ -13,27 +14,18 @@ __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope
 
 template <int kCluster>
 __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
-                                            SharedStorage& sh, const LinePosition& at, int64_t group_worker, int member, int rank) {
+                                            const CUtensorMap* map_tile, SharedStorage& sh, const LinePosition& at, int64_t group_worker, int member, int rank) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
   SegmentWalk walk(at, group_worker);
   Segment seg;
   uint32_t empty_parity[2] = {1, 1};
   uint32_t q_parity = 1;
-  const int rows_per_load = min(p.page_size, kBlockTokens / kCluster);
-  const int loads = kBlockTokens / kCluster / rows_per_load;  // of one tile, by this block of the cluster
   while (walk.next(p, kRows * kCluster, seg)) {
     if (seg.shape.blocks == 0) continue;
     const int tile = seg.group * p.tiles_per_group + member;
     if (tile * kRows * kCluster >= seg.shape.s_q * p.h_q) continue;
     const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows * kCluster + rank * kRows;
-    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
-    q_parity ^= 1;
-    if (lane == 0) {
-      const uint32_t bar = smem_address(&sh.q_full);
-      mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
-    }
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     // Page ids, 32 at a time and one set ahead.
     const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / p.page_size : 1;
@@ -42,6 +34,13 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
     int id_base = seg.lo / blocks_per_page * pages_per_block;
     int ids = id_base + lane < page_end ? table[id_base + lane] : 0;
     int next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
+    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
+    q_parity ^= 1;
+    if (lane == 0) {
+      const uint32_t bar = smem_address(&sh.q_full);
+      mbarrier_expect_tx(bar, kTiles * kTileBytes);
+      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
+    }
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
       const int first_page = blk / blocks_per_page * pages_per_block;
@@ -51,28 +50,36 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
         next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
       }
       const int row_in_page = (blk % blocks_per_page) * kBlockTokens;
+      const int id = __shfl_sync(0xffffffffu, ids, first_page - id_base);
       // Pages of this block that hold tokens: the rest of the table is never read and never loaded.
       const int pages = min(pages_per_block, page_end - first_page);
       const uint32_t tile_bytes = pages_per_block == 1 ? kTileBytes : uint32_t(pages * p.page_size) * kTileCols * 2;
+      auto load = [&](const CUtensorMap* map, uint32_t dst, uint32_t bar, int tile, int row, int page_id) {
+        if constexpr (kCluster == 1) {
+          tma_load_4d(dst, map, bar, 0, row, tile, page_id, kEvictFirst);
+        } else {
+          tma_load_4d_multicast(dst, map, bar, 0, row, tile, page_id, (1 << kCluster) - 1, kEvictFirst);
+        }
+      };
 #pragma unroll
       for (int i = 0; i < kRegions; ++i) {
-        const int region = region_order(buffer, i);
+        const int region = buffer == 0 ? region_order(0, i) : region_order(1, i);
         mbarrier_wait(smem_address(&sh.empty[buffer][region]), empty_parity[buffer]);
-        for (int t = region_first_tile(region); t < region_first_tile(region) + region_tiles(region); ++t) {
-          const uint32_t bar = smem_address(&sh.full[buffer][t]);
-          if (lane == 0) mbarrier_expect_tx(bar, tile_bytes);
-          for (int l = 0; l < loads; ++l) {
-            const int row_in_block = rank * (kBlockTokens / kCluster) + l * rows_per_load;
-            const int page = pages_per_block == 1 ? 0 : row_in_block / p.page_size;
-            const int id = __shfl_sync(0xffffffffu, ids, (first_page + page - id_base) & 31);
-            if (page >= pages) break;
-            if (lane == 0) {
-              const uint32_t dst = smem_address(sh.kv[buffer][t]) + row_in_block * 128;
-              const int in_page = pages_per_block == 1 ? row_in_page + row_in_block : 0;
-              if constexpr (kCluster == 1) {
-                tma_load_3d(dst, map_kv, bar, t * kTileCols, in_page, id, kEvictFirst);
-              } else {
-                tma_load_3d_multicast(dst, map_kv, bar, t * kTileCols, in_page, id, (1 << kCluster) - 1, kEvictFirst);
+        const int units = i == 0 ? 1 : 2;
+#pragma unroll
+        for (int u = 0; u < units; ++u) {
+          const int unit = region_first_unit(region) + u;
+          const uint32_t bar = smem_address(&sh.full[buffer][unit]);
+          if (lane == 0) mbarrier_expect_tx(bar, tile_bytes * unit_tiles(unit));
+          // The rotary tile is one block's for even blocks and the other's for odd ones.
+          if (kCluster > 1 && rank != (i == 0 ? buffer : u)) continue;
+          if (pages_per_block == 1) {
+            if (lane == 0) load(unit == 4 ? map_tile : map_kv, smem_address(sh.kv[buffer][unit * 2]), bar, unit * 2, row_in_page, id);
+          } else {
+            for (int t = unit * 2; t < unit * 2 + unit_tiles(unit); ++t) {
+              for (int page = 0; page < pages; ++page) {
+                const int page_id = __shfl_sync(0xffffffffu, ids, first_page + page - id_base);
+                if (lane == 0) load(map_tile, smem_address(sh.kv[buffer][t]) + page * p.page_size * 128, bar, t, 0, page_id);
               }
             }
           }
@@ -96,7 +103,7 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
   auto publish = [&](int what) {
     fence_proxy_async();
     const int buffer = what / kRegions, region = what % kRegions;
-    for (int t = 0; t < region_tiles(region); ++t) mbarrier_arrive(smem_address(&sh.full[buffer][region_first_tile(region) + t]));
+    for (int u = 0; u < region_units(region); ++u) mbarrier_arrive(smem_address(&sh.full[buffer][region_first_unit(region) + u]));
   };
   const char* kv = static_cast<const char*>(p.kv);
   while (walk.next(p, kRows, seg)) {
