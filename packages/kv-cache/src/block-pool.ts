@@ -92,6 +92,11 @@ export class BlockPool {
     this.#retention = retention
   }
 
+  /** Takes the retention away, which has given up all its blocks; another may be attached then. */
+  detach(retention: Retention): void {
+    if (this.#retention === retention) this.#retention = undefined
+  }
+
   canAllocate(blocks = 1): boolean {
     return blocks <= this.numFree
   }

@@ -147,6 +147,11 @@ export class PagedKvCache {
     this.#prefix.clear()
   }
 
+  /** Forgets all stored content and gives the pool free for another cache. Make no sequence of this one any more. */
+  detach(): void {
+    this.#prefix.detach()
+  }
+
   stats(): CacheStats {
     return {
       blocks: this.pool.numBlocks,

@@ -52,6 +52,12 @@ export class PrefixCache implements Retention {
     parts.pool.attach(this)
   }
 
+  /** Forgets everything and leaves the pool to another. */
+  detach(): void {
+    this.clear()
+    this.#pool.detach(this)
+  }
+
   get numIdle(): number {
     return this.#numIdle
   }

@@ -1,4 +1,4 @@
-import type { PagedSequence } from '@flashmla/kv-cache'
+import type { CachedSequence } from '@flashmla/kv-cache'
 import type { EventQueue, GenerationRequest, TokenConstraint } from './request'
 import type { SamplingParams } from './sampler'
 
@@ -25,10 +25,8 @@ export class Branch {
   /** Prompt and generated tokens; the last ones may not be in the cache yet. */
   readonly tokens: number[]
   readonly promptLength: number
-  sequence: PagedSequence | undefined
+  sequence: CachedSequence | undefined
   constraint: TokenConstraint | undefined
-  /** Pages up to this token were offered to the prefix cache. */
-  committed = 0
 
   constructor(
     readonly job: Job,
@@ -57,7 +55,6 @@ export class Branch {
   release(): void {
     this.sequence?.free()
     this.sequence = undefined
-    this.committed = 0
   }
 }
 

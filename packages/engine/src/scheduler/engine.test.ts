@@ -28,6 +28,7 @@ async function tokensOf(handle: RequestHandle): Promise<number[][]> {
 
 /** No page is held but by the prefix cache, and none at all once that is cleared. */
 function expectNoLeak(engine: LlmEngine) {
+  expect(engine.violations()).toEqual([])
   expect(engine.stats().pages.used).toBe(0)
   engine.clearCache()
   expect(engine.model.pool.numFree).toBe(engine.model.pool.numBlocks)
@@ -189,6 +190,7 @@ it('computes a failed step again, and fails cleanly when it fails once more', as
   const model = engine.model as Model
   const prompt = prompts(1)[0]!
   const expected = await tokensOf(engine.submit({ prompt, maxTokens: 8, ignoreEos: true }))
+  await engine.dispose()
   let failures = 0
   const flaky: StepModel = Object.assign(Object.create(model), {
     config: model.config,
@@ -238,6 +240,7 @@ it('any mix of requests, cancels and a pool of any size ends with every request 
       expect(await Promise.all(ends)).toEqual(mix.map(() => true))
       await engine.idle()
       expectNoLeak(engine)
+      await engine.dispose()
     }),
     { numRuns: 30 },
   )

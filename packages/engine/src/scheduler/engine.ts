@@ -1,12 +1,11 @@
-import type { BlockPool, PagedSequence } from '@flashmla/kv-cache'
+import type { BlockPool } from '@flashmla/kv-cache'
+import { PagedKvCache } from '@flashmla/kv-cache'
 import { AbortedError, DeadlineError, DisposedError, QueueFullError } from '@flashmla/spec'
 import type { StepInput } from '../model'
 import type { Job } from './branch'
 import { Branch } from './branch'
 import type { Drafter } from './drafter'
 import { PromptLookupDrafter } from './drafter'
-import type { PrefixStore } from './prefix-store'
-import { RadixPrefixStore } from './prefix-store'
 import type { FinishReason, GenerationRequest, RequestHandle } from './request'
 import { checkRequest, EventQueue } from './request'
 import { checkSampling, sampleToken, uniform } from './sampler'
@@ -26,7 +25,6 @@ export interface StepModel {
   readonly pageSize: number
   readonly maxBatchSize: number
   readonly maxBatchTokens: number
-  sequence(): PagedSequence
   step(inputs: readonly StepInput[]): Promise<Float32Array[]>
 }
 
@@ -51,7 +49,7 @@ export interface EngineOptions {
 /** Continuous batching over one model: `step() = schedule → run → postprocess`. */
 export class LlmEngine {
   readonly #scheduler: Scheduler
-  readonly #store: PrefixStore
+  readonly #cache: PagedKvCache
   readonly #jobs = new Map<number, Job>()
   readonly #listeners = new Set<(report: StepReport) => void>()
   readonly #counters = {
@@ -84,14 +82,14 @@ export class LlmEngine {
     this.#maxQueued = options.maxQueued ?? 256
     this.#maxAttempts = options.maxAttempts ?? 2
     this.#maxSamples = Math.min(maxBatchSize, maxBatchTokens)
-    this.#store = new RadixPrefixStore(pool, pageSize, () => model.sequence(), options.prefixCache ?? true)
+    this.#cache = new PagedKvCache({ pool, pageSize, prefixCache: options.prefixCache ?? true })
     const limits = {
       maxBatchSize: this.#maxSamples,
       maxBatchTokens,
       prefillChunk: options.prefillChunk ?? 128,
       watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
     }
-    this.#scheduler = new Scheduler(pool, this.#store, limits, options.drafter ?? new PromptLookupDrafter())
+    this.#scheduler = new Scheduler(this.#cache, limits, options.drafter ?? new PromptLookupDrafter())
   }
 
   /**
@@ -181,20 +179,19 @@ export class LlmEngine {
   }
 
   stats(): EngineStats {
-    const { pool } = this.model
-    const idle = this.#store.idlePages
+    const { blocks, used, cached, free } = this.#cache.stats()
     return {
       ...this.#counters,
       queued: this.queued,
       running: this.#scheduler.running.length,
       preemptions: this.#scheduler.preemptions,
-      pages: { total: pool.numBlocks, free: pool.numFree, cached: idle, used: pool.numBlocks - pool.numFree - idle },
+      pages: { total: blocks, used, cached, free: free - cached },
     }
   }
 
   /** Who holds which page now. */
   pages(): PageMap {
-    return pageMap(this.model, this.#scheduler.running, this.#store.idleBlocks)
+    return pageMap(this.#cache, this.#scheduler.running)
   }
 
   /** Resolves when every submitted request has ended. */
@@ -202,9 +199,14 @@ export class LlmEngine {
     while (this.#loop) await this.#loop
   }
 
+  /** What contradicts itself in the cache's state, in words: empty when all is well. Walks every page. */
+  violations(): string[] {
+    return this.#cache.violations()
+  }
+
   /** Forgets every remembered prefix. */
   clearCache(): void {
-    this.#store.clear()
+    this.#cache.clear()
   }
 
   /** Cancels what runs and waits, and frees the remembered pages. The model stays the caller's. */
@@ -212,7 +214,7 @@ export class LlmEngine {
     this.#disposed = true
     for (const job of [...this.#jobs.values()]) this.#end(job, new AbortedError(`Request ${job.id}`))
     await this.idle()
-    this.#store.clear()
+    this.#cache.detach()
   }
 
   async #run(): Promise<void> {
@@ -317,12 +319,9 @@ export class LlmEngine {
     return this.model.pool.numBlocks * this.model.pageSize
   }
 
+  /** What the sequence holds now is computed and known: others may find it. */
   #commit(branch: Branch): void {
-    const { pageSize } = this.model
-    const full = Math.floor(branch.sequence!.length / pageSize) * pageSize
-    if (full <= branch.committed) return
-    this.#store.commit(branch.sequence!, branch.tokens, branch.job.salt)
-    branch.committed = full
+    branch.sequence!.commit()
   }
 
   #finish(branch: Branch, reason: FinishReason): true {

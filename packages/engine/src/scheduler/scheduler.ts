@@ -1,8 +1,7 @@
-import type { BlockPool } from '@flashmla/kv-cache'
+import type { PagedKvCache } from '@flashmla/kv-cache'
 import type { Branch } from './branch'
 import { servedBefore } from './branch'
 import type { Drafter } from './drafter'
-import type { PrefixStore } from './prefix-store'
 
 /** One branch's share of a step: its next `tokens` uncached ones, and `draft` guesses after them. */
 export interface Scheduled {
@@ -34,8 +33,7 @@ export class Scheduler {
   preemptions = 0
 
   constructor(
-    private readonly pool: BlockPool,
-    private readonly store: PrefixStore,
+    private readonly cache: PagedKvCache,
     private readonly limits: SchedulerLimits,
     private readonly drafter: Drafter,
   ) {}
@@ -76,12 +74,12 @@ export class Scheduler {
       if (!this.running.includes(branch)) continue
       let entry = this.#share(branch, budget, decodes.length)
       let pages = branch.sequence!.pagesNeeded(entry.tokens.length)
-      if (entry.drafted > 0 && this.pool.numFree < promised + pages) {
+      if (entry.drafted > 0 && this.#free < promised + pages) {
         // A guess is never worth another sequence's pages.
         entry = { branch, tokens: entry.tokens.slice(0, 1), drafted: 0, samples: true }
         pages = branch.sequence!.pagesNeeded(1)
       }
-      while (!this.store.reclaim(promised + pages)) {
+      while (this.#free < promised + pages) {
         const victim = this.running.at(-1)!
         const dropped = step.get(victim)
         if (dropped) {
@@ -102,6 +100,11 @@ export class Scheduler {
     return [...step.values()]
   }
 
+  /** Pages that can be taken: those that hold nothing, and those only remembered. */
+  get #free(): number {
+    return this.cache.pool.numFree
+  }
+
   #admit(step: Map<Branch, Scheduled>, tokens: number, pagesPromised: number): void {
     let budget = tokens
     let promised = pagesPromised
@@ -109,18 +112,17 @@ export class Scheduler {
       const branch = this.waiting[0]!
       const slots = branch.generated === 0 ? branch.job.live.size : 1
       if (this.running.length > 0 && this.running.length + slots > this.limits.maxBatchSize) return
-      const sequence = this.store.open(branch.tokens, branch.job.salt)
+      const sequence = this.cache.createSequence({ tokens: branch.tokens, salt: branch.job.salt })
       const cached = sequence.length
       const pages = sequence.pagesNeeded(branch.tokens.length - cached)
       // Alone, a sequence may use the whole pool; beside others it must leave them room to grow.
       const reserve = this.running.length > 0 ? this.limits.watermarkPages : 0
-      if (!this.store.reclaim(promised + pages + reserve)) {
+      if (this.#free < promised + pages + reserve) {
         sequence.free()
         return
       }
       this.waiting.shift()
       branch.sequence = sequence
-      branch.committed = cached
       if (branch.generated === 0) branch.job.cachedTokens = Math.max(branch.job.cachedTokens, cached)
       this.adopt(branch)
       const entry = this.#share(branch, budget, 0)

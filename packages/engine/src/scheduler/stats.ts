@@ -1,5 +1,5 @@
+import type { PagedKvCache } from '@flashmla/kv-cache'
 import type { Branch } from './branch'
-import type { StepModel } from './engine'
 
 /** One step, as it went. */
 export interface StepReport {
@@ -41,15 +41,15 @@ export interface PageMap {
   readonly sequences: readonly { readonly request: number; readonly sample: number; readonly tokens: number }[]
 }
 
-export function pageMap(model: StepModel, running: readonly Branch[], idle: Iterable<number>): PageMap {
-  const owner = new Int32Array(model.pool.numBlocks).fill(-1)
-  const holders = new Uint16Array(model.pool.numBlocks)
-  for (const block of idle) owner[block] = -2
+export function pageMap(cache: PagedKvCache, running: readonly Branch[]): PageMap {
+  const owner = new Int32Array(cache.pool.numBlocks).fill(-1)
+  const holders = new Uint16Array(cache.pool.numBlocks)
+  for (let block = 0; block < owner.length; block++) if (cache.blockState(block) === 'cached') owner[block] = -2
   running.forEach((branch, i) => {
     for (const block of branch.sequence?.blocks ?? []) {
       if (holders[block]!++ === 0) owner[block] = i
     }
   })
   const sequences = running.map(({ job, index, tokens }) => ({ request: job.id, sample: index, tokens: tokens.length }))
-  return { pageSize: model.pageSize, owner, holders, sequences }
+  return { pageSize: cache.pageSize, owner, holders, sequences }
 }

@@ -42,6 +42,8 @@ export async function startTestServer(
 /** Waits until the engine holds no work, then checks that every page is free or only remembered. */
 export async function pagesLeaked(engine: LlmEngine): Promise<number> {
   await engine.idle()
+  const violations = engine.violations()
+  if (violations.length > 0) throw new Error(violations.join('\n'))
   const { used } = engine.stats().pages
   engine.clearCache()
   return Math.max(used, engine.model.pool.numBlocks - engine.model.pool.numFree)

@@ -1,5 +1,5 @@
 import type { StepInput, StepModel } from '@flashmla/engine'
-import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
+import { BlockPool } from '@flashmla/kv-cache'
 import { OutOfPagesError } from '@flashmla/spec'
 
 export interface StubOptions {
@@ -24,10 +24,6 @@ export class StubModel implements StepModel {
     this.pool = new BlockPool(options.numBlocks ?? 256)
   }
 
-  sequence(): PagedSequence {
-    return new PagedSequence(this.pool, this.pageSize)
-  }
-
   async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
     const pages = inputs.reduce((sum, { sequence, tokens }) => sum + sequence.pagesNeeded(tokens.length), 0)
     if (pages > this.pool.numFree) throw new OutOfPagesError(pages, this.pool.numFree)
@@ -35,7 +31,7 @@ export class StubModel implements StepModel {
     if (this.options.crashes?.()) throw new Error('the worker crashed')
     return inputs.map(({ sequence, tokens, logits }) => {
       const first = sequence.length
-      sequence.append(tokens.length)
+      sequence.appendTokens(tokens)
       const rows = logits === 'none' ? [] : logits === 'last' ? [tokens.length - 1] : tokens.map((_, i) => i)
       const { vocabSize } = this.config
       const out = new Float32Array(rows.length * vocabSize)
