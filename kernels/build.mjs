@@ -58,13 +58,15 @@ const modules = [
 function closure(file, seen = new Set()) {
   if (seen.has(file)) return seen
   seen.add(file)
-  for (const [, name] of readFileSync(file, 'utf8').matchAll(/^#include "([^"]+)"/gm)) closure(join(dirname(file), name), seen)
+  for (const [, name] of readFileSync(file, 'utf8').matchAll(/^#include "([^"]+)"/gm))
+    closure(join(dirname(file), name), seen)
   return seen
 }
 
 function hash(source, flags) {
   const sum = createHash('sha256').update(flags.join(' '))
-  for (const file of [...closure(join(root, source))].sort()) sum.update(relative(root, file)).update(readFileSync(file))
+  for (const file of [...closure(join(root, source))].sort())
+    sum.update(relative(root, file)).update(readFileSync(file))
   return sum.digest('hex')
 }
 
@@ -79,7 +81,9 @@ if (process.argv.includes('--check')) {
   const recorded = existsSync(manifestPath) ? JSON.parse(readFileSync(manifestPath, 'utf8')) : { kernels: [] }
   const missing = modules.map(({ module }) => module).filter((module) => !existsSync(join(output, module)))
   if (missing.length > 0 || JSON.stringify(recorded.kernels) !== JSON.stringify(describe())) {
-    console.error(`The compiled kernels don't match their sources${missing.length ? ` (missing: ${missing.join(', ')})` : ''}.`)
+    console.error(
+      `The compiled kernels don't match their sources${missing.length ? ` (missing: ${missing.join(', ')})` : ''}.`,
+    )
     console.error('Run `node kernels/build.mjs` with nvcc 13.0 and commit packages/cuda/cubin.')
     process.exit(1)
   }

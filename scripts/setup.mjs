@@ -18,13 +18,17 @@ function pnpm(...args) {
 }
 
 /** Turbo looks for pnpm on the PATH, where only pnpm's own child has it. */
-export function turbo(task) {
-  pnpm('exec', 'turbo', 'run', task, '--output-logs=errors-only')
+export function turbo(task, logs = 'errors-only') {
+  pnpm('exec', 'turbo', 'run', task, `--output-logs=${logs}`)
+}
+
+export function install() {
+  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () => pnpm('install', '--frozen-lockfile'))
 }
 
 /** Installs and builds what changed since the last time: the stamp is a hash of the lockfile and of every source. */
 export function setUp() {
-  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () => pnpm('install', '--frozen-lockfile'))
+  install()
   once('build', ['pnpm-lock.yaml', 'tsup.preset.ts', 'tsconfig.base.json', ...sources()], () => turbo('build'))
 }
 
