@@ -1,107 +1,84 @@
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { CheckpointError } from '@flashmla/spec'
-import { Tokenizer } from '@huggingface/tokenizers'
-import type { Model } from './model'
+import type { Tokenizer } from '@huggingface/tokenizers'
+import { Vocabulary } from './grammar/vocabulary'
+import type { StepModel } from './scheduler/engine'
+import { LlmEngine } from './scheduler/engine'
+import type { FinishEvent, GenerationRequest } from './scheduler/request'
+import type { SamplingParams } from './scheduler/sampler'
+import type { TextEvent, TextFinishEvent } from './scheduler/text'
+import { streamText } from './scheduler/text'
 
-export interface SamplingOptions {
-  /** 0 is greedy. */
-  readonly temperature?: number
-  readonly topP?: number
-  readonly seed?: number
+/** One sample of one prompt: what is sampled, and when it ends. */
+export interface GenerateOptions
+  extends SamplingParams,
+    Omit<GenerationRequest, 'prompt' | 'sampling' | 'n' | 'shouldStop'> {}
+
+export interface GenerateTextOptions extends GenerateOptions {
+  /** The text ends before the first of these that the model writes. */
+  readonly stop?: readonly string[]
 }
 
-export interface GenerateOptions extends SamplingOptions {
-  readonly maxTokens?: number
-  /** Tokens of the prompt that one forward pass takes. */
-  readonly prefillChunk?: number
-  /** Goes on past an end-of-sequence token. */
-  readonly ignoreEos?: boolean
-  readonly signal?: AbortSignal
-}
-
-/** Reads tokenizer.json of a Hugging Face folder. */
-export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const read = async (name: string) => {
-    const file = join(directory, name)
-    try {
-      return JSON.parse(await readFile(file, 'utf8'))
-    } catch (cause) {
-      throw new CheckpointError({ file, fact: "the file can't be read as JSON.", cause })
-    }
-  }
-  return new Tokenizer(await read('tokenizer.json'), await read('tokenizer_config.json'))
-}
-
-/** Yields token ids as they are decoded; ends at an end-of-sequence token, which it does not yield. */
+/**
+ * Yields token ids as they are decoded; an end-of-sequence token ends it and is not yielded. Returns how it ended.
+ * Given an engine, the prompt shares its batch and its prefix cache; given a model, the calls that run at a time share an
+ * engine that ends with the last of them.
+ * Leaving the loop frees the pages at once.
+ * @throws InvalidArgumentError for a parameter out of range, AbortedError when the signal fires
+ */
 export async function* generate(
-  model: Model,
+  target: StepModel | LlmEngine,
   prompt: readonly number[],
   options: GenerateOptions = {},
-): AsyncGenerator<number, void> {
-  const { maxTokens = 128, prefillChunk = 64, signal } = options
-  const random = mulberry32(options.seed ?? 0)
-  const sequence = model.sequence()
+): AsyncGenerator<number, FinishEvent | undefined> {
+  const { engine, release } = borrow(target)
+  let finish: FinishEvent | undefined
   try {
-    let logits = new Float32Array()
-    for (let i = 0; i < prompt.length; i += prefillChunk) {
-      signal?.throwIfAborted()
-      logits = new Float32Array(await model.forward(sequence, prompt.slice(i, i + prefillChunk)))
+    for await (const event of engine.submit(request(prompt, options))) {
+      if (event.type === 'token') yield event.token
+      else finish = event
     }
-    for (let i = 0; i < maxTokens; i++) {
-      const token = sample(logits.subarray(-model.config.vocabSize), options, random)
-      if (!options.ignoreEos && model.config.eosTokenIds.includes(token)) return
-      yield token
-      if (i + 1 === maxTokens || sequence.length === model.config.maxPositions) return
-      signal?.throwIfAborted()
-      logits = new Float32Array(await model.forward(sequence, [token]))
-    }
+    return finish
   } finally {
-    sequence.free()
+    await release()
   }
 }
 
-/** One token from logits: the largest at temperature 0, else from the smallest set of probability ≥ topP. */
-export function sample(logits: Float32Array, options: SamplingOptions, random: () => number): number {
-  const { temperature = 0, topP = 1 } = options
-  if (temperature === 0) return logits.reduce((best, value, i) => (value > logits[best]! ? i : best), 0)
-  const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b]! - logits[a]!)
-  const powers = order.map((i) => Math.exp((logits[i]! - logits[order[0]!]!) / temperature))
-  const total = powers.reduce((a, b) => a + b, 0)
-  let kept = 0
-  let mass = 0
-  while (kept < order.length && (kept === 0 || mass < topP * total)) mass += powers[kept++]!
-  let target = random() * mass
-  for (let i = 0; i < kept; i++) {
-    target -= powers[i]!
-    if (target < 0) return order[i]!
-  }
-  return order[kept - 1]!
-}
-
-/** Small seeded generator in [0, 1) (Tommy Ettinger's mulberry32, public domain). */
-function mulberry32(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296
+/**
+ * Yields the text as it becomes certain, with each token and, where asked for, its log-probabilities. The last event is
+ * the finish, with what was held back. A piece never splits a character and never holds a part of a stop string.
+ */
+export async function* generateText(
+  target: StepModel | LlmEngine,
+  tokenizer: Tokenizer,
+  prompt: string | readonly number[],
+  options: GenerateTextOptions = {},
+): AsyncGenerator<TextEvent | TextFinishEvent, void> {
+  const { engine, release } = borrow(target)
+  try {
+    const ids = typeof prompt === 'string' ? tokenizer.encode(prompt).ids : prompt
+    const vocabulary = new Vocabulary(tokenizer, engine.model.config.vocabSize)
+    yield* streamText(engine, vocabulary, { ...request(ids, options), stop: options.stop ?? [] })
+  } finally {
+    await release()
   }
 }
 
-/** Turns token ids to text piece by piece, and holds back an incomplete UTF-8 character. */
-export class StreamDecoder {
-  #ids: number[] = []
-  #shown = ''
-  constructor(private readonly tokenizer: Tokenizer) {}
+function request(prompt: readonly number[], options: GenerateOptions): GenerationRequest {
+  const { maxTokens = 128, ...rest } = options
+  return { ...rest, prompt, maxTokens, sampling: options }
+}
 
-  push(id: number): string {
-    this.#ids.push(id)
-    const text = this.tokenizer.decode(this.#ids, { skip_special_tokens: true })
-    if (text.endsWith('\ufffd')) return ''
-    const piece = text.slice(this.#shown.length)
-    this.#shown = text
-    return piece
+/** The engine of each model that `generate` runs on, and how many calls use it. */
+const lent = new WeakMap<StepModel, { readonly engine: LlmEngine; users: number }>()
+
+function borrow(target: StepModel | LlmEngine): { engine: LlmEngine; release(): Promise<void> } {
+  if (target instanceof LlmEngine) return { engine: target, release: async () => {} }
+  const loan = lent.get(target) ?? { engine: new LlmEngine(target), users: 0 }
+  lent.set(target, loan)
+  loan.users++
+  const release = async () => {
+    if (--loan.users > 0) return
+    lent.delete(target)
+    await loan.engine.dispose()
   }
+  return { engine: loan.engine, release }
 }

@@ -3,17 +3,20 @@
  *
  * @example
  * import { ReferenceBackend } from '@flashmla/cpu'
- * import { generate, loadTokenizer, Model } from '@flashmla/engine'
+ * import { generateText, loadTokenizer, Model } from '@flashmla/engine'
  * import { modelDirectory } from '@flashmla/tiny-mla'
  * const model = await Model.load(modelDirectory, { backend: new ReferenceBackend() })
  * const tokenizer = await loadTokenizer(modelDirectory)
- * for await (const id of generate(model, tokenizer.encode('The sea').ids)) process.stdout.write(tokenizer.decode([id]))
+ * for await (const { text } of generateText(model, tokenizer, 'The sea', { maxTokens: 32 })) process.stdout.write(text)
  */
 
 export type { CacheFormatName } from './cache-formats'
+export type { ChatMessage } from './chat-template'
+export { ChatTemplate } from './chat-template'
 export { Checkpoint } from './checkpoint/checkpoint'
-export type { GenerateOptions, SamplingOptions } from './generate'
-export { generate, loadTokenizer, StreamDecoder, sample } from './generate'
+export { encodeSafetensors } from './checkpoint/encode'
+export type { GenerateOptions, GenerateTextOptions } from './generate'
+export { generate, generateText } from './generate'
 export { jsonObject, jsonSchemaRule } from './grammar/json-schema'
 export type { Rule } from './grammar/rule'
 export { TokenGrammar, TokenTrie } from './grammar/token-grammar'
@@ -39,3 +42,4 @@ export { uniform } from './scheduler/sampler'
 export type { EngineStats, PageMap, StepReport } from './scheduler/stats'
 export type { TextEvent, TextFinishEvent, TextRequest } from './scheduler/text'
 export { streamText } from './scheduler/text'
+export { loadTokenizer } from './tokenizer'

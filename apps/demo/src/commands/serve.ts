@@ -2,12 +2,11 @@ import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { ReferenceBackend } from '@flashmla/cpu'
 import { LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
-import type { Backend } from '@flashmla/spec'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import pino from 'pino'
+import { backendHelp, openBackend } from '../backends'
 import { ChatPrompt } from '../server/prompt'
 import { defaultLimits, startServer } from '../server/server'
 
@@ -31,6 +30,7 @@ export const serveHelp = `flashmla serve [options]   OpenAI's API and a page tha
   --no-prefix-cache      remember no prompts
   --log-level LEVEL      debug, info, warn or silent (default info)
   --log-prompts          write prompts to the log
+${backendHelp}
 
   npm start -- serve
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "The whale", "max_tokens": 40}'
@@ -55,14 +55,13 @@ const options = {
   'no-prefix-cache': { type: 'boolean', default: false },
   'log-level': { type: 'string', default: 'info' },
   'log-prompts': { type: 'boolean', default: false },
+  backend: { type: 'string', default: 'auto' },
+  threads: { type: 'string' },
   help: { type: 'boolean', short: 'h', default: false },
 } as const
 
 /** Serves until SIGTERM or SIGINT, then drains. */
-export async function serve(
-  args: readonly string[],
-  backend: () => Backend = () => new ReferenceBackend(),
-): Promise<void> {
+export async function serve(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({ args: [...args], options })
   if (values.help) {
     process.stdout.write(serveHelp)
@@ -74,7 +73,7 @@ export async function serve(
     throw new InvalidArgumentError(`--${name} can't be ${values[name]}.`, `Give a whole number from ${low} to ${high}.`)
   }
   const grace = number('grace', 0) * 1000
-  const chosen = backend()
+  const chosen = await openBackend(values)
   const model = await Model.load(values.model, {
     backend: chosen,
     pageSize: number('page-size', 1),

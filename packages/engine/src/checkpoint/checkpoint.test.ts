@@ -5,6 +5,7 @@ import { floatToE4m3 } from '@flashmla/latent'
 import { CheckpointError } from '@flashmla/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Checkpoint } from './checkpoint'
+import { encodeSafetensors } from './encode'
 
 let folder: string
 beforeEach(async () => {
@@ -83,6 +84,20 @@ describe('Checkpoint', () => {
       expect(weight[r * columns + c]).toBe(stored * scales[(r >> 7) * 2 + (c >> 7)]!)
     }
     expect(checkpoint.names).toEqual(['w.weight'])
+    await checkpoint.close()
+  })
+
+  it('reads what encodeSafetensors writes', async () => {
+    const data = Float32Array.of(1, 2, 3, 4, 5, 6)
+    await write(
+      'model.safetensors',
+      encodeSafetensors({
+        'a.é': { shape: [2], data: data.subarray(0, 2) },
+        b: { shape: [2, 2], data: data.subarray(2) },
+      }),
+    )
+    const checkpoint = await Checkpoint.open(folder)
+    expect([...(await checkpoint.read('a.é', [2])), ...(await checkpoint.read('b', [2, 2]))]).toEqual([...data])
     await checkpoint.close()
   })
 

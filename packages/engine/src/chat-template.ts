@@ -1,0 +1,84 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { CheckpointError, InvalidArgumentError } from '@flashmla/spec'
+import { Template } from '@huggingface/jinja'
+
+export interface ChatMessage {
+  readonly role: string
+  readonly content: string
+  /** Whatever else the model's template reads: name, tool_calls, tool_call_id. */
+  readonly [field: string]: unknown
+}
+
+/** For base models, which were trained on no chat format. */
+const plain = `{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}
+{% endfor %}assistant:`
+
+/** Turns messages to the text that the model was trained on. */
+export class ChatTemplate {
+  readonly #template: Template
+
+  /** @throws InvalidArgumentError when the source is no Jinja template */
+  constructor(
+    source: string = plain,
+    private readonly eosToken = '',
+  ) {
+    try {
+      this.#template = new Template(source)
+    } catch (error) {
+      throw new InvalidArgumentError(
+        `The chat template can't be read: ${(error as Error).message}.`,
+        'Compare it with the one that the model was published with.',
+      )
+    }
+  }
+
+  /**
+   * Reads chat_template.jinja, else the chat_template of tokenizer_config.json (the one named default, where there are
+   * several), else takes a plain one.
+   */
+  static async load(directory: string): Promise<ChatTemplate> {
+    const file = join(directory, 'tokenizer_config.json')
+    const text = await readFile(file, 'utf8').catch(() => '{}')
+    let config: { chat_template?: unknown; eos_token?: unknown }
+    try {
+      config = JSON.parse(text)
+    } catch (cause) {
+      throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
+    }
+    const separate = await readFile(join(directory, 'chat_template.jinja'), 'utf8').catch(() => undefined)
+    return new ChatTemplate(separate ?? chosen(config.chat_template), special(config.eos_token))
+  }
+
+  /**
+   * The prompt, up to where the assistant's answer begins. The tokenizer adds the beginning-of-sequence token itself.
+   * @throws InvalidArgumentError when the template refuses the messages
+   */
+  render(messages: readonly ChatMessage[], tools?: readonly unknown[]): string {
+    try {
+      return this.#template.render({
+        messages: [...messages],
+        tools: tools ? [...tools] : null,
+        add_generation_prompt: true,
+        bos_token: '',
+        eos_token: this.eosToken,
+      })
+    } catch (error) {
+      throw new InvalidArgumentError(
+        `The chat template refuses these messages: ${(error as Error).message}.`,
+        'Give the roles and their order that the model was trained on.',
+      )
+    }
+  }
+}
+
+function chosen(template: unknown): string | undefined {
+  if (typeof template === 'string') return template
+  if (!Array.isArray(template)) return undefined
+  const named = template as { name?: string; template?: string }[]
+  return (named.find(({ name }) => name === 'default') ?? named[0])?.template
+}
+
+function special(token: unknown): string {
+  return typeof token === 'string' ? token : ((token as { content?: string } | null)?.content ?? '')
+}
