@@ -34,19 +34,14 @@ function worst(actual: Float32Array, expected: Float32Array): number {
 }
 
 describe.each(['v2-lite-tiny', 'v2-lite-yarn-tiny', 'v3-tiny', 'v3-yarn-tiny'])('%s', (name) => {
-  it.each([
-    { attention: 'absorbed', pageSize: 1, chunk: 150 },
-    { attention: 'absorbed', pageSize: 16, chunk: 1 },
-    { attention: 'absorbed', pageSize: 64, chunk: 7 },
-    { attention: 'naive', pageSize: 16, chunk: 64 },
-    { attention: 'naive', pageSize: 64, chunk: 150 },
-  ] as const)(
-    'logits equal the golden ones: $attention, page $pageSize, chunk $chunk',
-    async ({ attention, pageSize, chunk }) => {
+  const paths = ['absorbed', 'naive'].flatMap((attention) => [1, 16, 64].map((pageSize) => ({ attention, pageSize })))
+  it.each(paths as { attention: 'absorbed' | 'naive'; pageSize: number }[])(
+    'logits equal the golden ones in chunks of 1, 7, 64 and in one piece: $attention, page $pageSize',
+    async ({ attention, pageSize }) => {
       const { ids, logits } = await golden(name)
       const model = await Model.load(fixtures + name, { backend: new ReferenceBackend(), attention, pageSize })
       const vocab = model.config.vocabSize
-      for (const row of [0, 1]) {
+      for (const [row, chunk] of [1, 7, 64, 150].flatMap((chunk) => [[0, chunk] as const, [1, chunk] as const])) {
         const sequence = model.sequence()
         for (let i = 0; i < 150; i += chunk) {
           const tokens = [...ids.subarray(row * 150 + i, row * 150 + Math.min(i + chunk, 150))]

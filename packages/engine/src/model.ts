@@ -27,7 +27,7 @@ export interface ModelOptions {
   readonly attention?: 'absorbed' | 'naive'
   /** How cached rows are stored (default f32, which is exact; bf16 halves the cache, fp8-656 nearly quarters it). */
   readonly cacheFormat?: CacheFormatName | CacheFormat
-  /** Hears each tensor that was read, with the checkpoint's count of them. */
+  /** Hears each tensor that was read, and how many the model has. */
   readonly progress?: (done: number, total: number) => void
 }
 
@@ -93,10 +93,7 @@ export class Model {
     const format = cacheFormat(options.cacheFormat ?? 'f32', config)
     const checkpoint = await Checkpoint.open(directory)
     try {
-      let done = 0
-      const weights = await loadWeights(checkpoint, config, options.backend, attention, () =>
-        options.progress?.(++done, checkpoint.names.length),
-      )
+      const weights = await loadWeights(checkpoint, config, options.backend, attention, options.progress)
       const numBlocks = options.numBlocks ?? Math.ceil(config.maxPositions / pageSize)
       return new Model(
         config,

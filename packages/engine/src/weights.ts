@@ -1,7 +1,8 @@
 import type { MlaConfig } from '@flashmla/latent'
-import { absorbKvB } from '@flashmla/latent'
 import type { Backend, ExpertWeights, Tensor, Weight } from '@flashmla/spec'
 import type { Checkpoint } from './checkpoint/checkpoint'
+import type { WeightReader } from './weight-reader'
+import { BackendReader, CheckingReader } from './weight-reader'
 
 type Vector = Tensor<'f32'>
 
@@ -43,115 +44,26 @@ export interface ModelWeights {
   readonly owned: readonly { dispose(): void }[]
 }
 
-/** Reads every tensor the configuration calls for; `progress` hears each one. What was read is freed again when one fails. */
+/**
+ * Reads every tensor that the configuration calls for. All of them are looked up and their shapes compared before the
+ * first is read; what was read is freed again when one fails.
+ * @param progress hears each tensor read, and how many there are
+ * @throws CheckpointError that names the file and tensor
+ */
 export async function loadWeights(
   checkpoint: Checkpoint,
   config: MlaConfig,
   backend: Backend,
   form: KvProjection['form'],
-  progress?: (name: string) => void,
+  progress?: (done: number, total: number) => void,
 ): Promise<ModelWeights> {
-  const owned: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(resource: T): T => {
-    owned.push(resource)
-    return resource
-  }
-  const host = async (name: string, shape: readonly number[]) => {
-    const data = await checkpoint.read(name, shape)
-    progress?.(name)
-    return data
-  }
-  const get = async (name: string, ...shape: number[]): Promise<Weight> => {
-    const weight = own(await backend.weight(checkpoint.source(name, shape)))
-    progress?.(name)
-    return weight
-  }
-  const vector = async (name: string, size: number): Promise<Vector> => {
-    const tensor = own(backend.tensor('f32', [size]))
-    backend.write(tensor, await host(name, [size]))
-    return tensor
-  }
-  /** A weight that is computed on the host from the checkpoint's. */
-  const computed = async (name: string, data: Float32Array, ...shape: number[]): Promise<Weight> =>
-    own(
-      await backend.weight({
-        name,
-        dtype: 'f32',
-        shape,
-        read: async (target) => target.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
-      }),
-    )
-  const {
-    hiddenSize: d,
-    numHeads: h,
-    kvLoraRank: r,
-    qkNopeHeadDim: nope,
-    qkRopeHeadDim: rope,
-    vHeadDim: v,
-    moe,
-  } = config
-  const mlp = async (name: string, inner: number): Promise<ExpertWeights> => ({
-    gate: await get(`${name}.gate_proj.weight`, inner, d),
-    up: await get(`${name}.up_proj.weight`, inner, d),
-    down: await get(`${name}.down_proj.weight`, d, inner),
-  })
-  const projection = async (name: string): Promise<KvProjection> => {
-    if (form === 'naive') return { form, kvB: await get(name, h * (nope + v), r) }
-    const { uk, uv } = absorbKvB(await host(name, [h * (nope + v), r]), h, nope, v, r)
-    return {
-      form,
-      uk: await computed(`${name}, W_UK`, uk, h, r, nope),
-      uv: await computed(`${name}, W_UV`, uv, h, v, r),
-    }
-  }
-  const layer = async (l: number): Promise<LayerWeights> => {
-    const at = `model.layers.${l}`
-    const attn = `${at}.self_attn`
-    const sparse = moe && l >= moe.firstDenseLayers && l % moe.layerFrequency === 0 ? moe : undefined
-    const experts: ExpertWeights[] = []
-    if (sparse)
-      for (let e = 0; e < sparse.numExperts; e++)
-        experts.push(await mlp(`${at}.mlp.experts.${e}`, sparse.intermediateSize))
-    const q = config.qLoraRank
-    return {
-      inputNorm: await vector(`${at}.input_layernorm.weight`, d),
-      postNorm: await vector(`${at}.post_attention_layernorm.weight`, d),
-      qA: q
-        ? { weight: await get(`${attn}.q_a_proj.weight`, q, d), norm: await vector(`${attn}.q_a_layernorm.weight`, q) }
-        : undefined,
-      qB: await get(q ? `${attn}.q_b_proj.weight` : `${attn}.q_proj.weight`, h * (nope + rope), q ?? d),
-      kvA: await get(`${attn}.kv_a_proj_with_mqa.weight`, r + rope, d),
-      kvNorm: await vector(`${attn}.kv_a_layernorm.weight`, r),
-      projection: await projection(`${attn}.kv_b_proj.weight`),
-      o: await get(`${attn}.o_proj.weight`, d, h * v),
-      dense: !sparse
-        ? await mlp(`${at}.mlp`, config.intermediateSize)
-        : sparse.numSharedExperts
-          ? await mlp(`${at}.mlp.shared_experts`, sparse.intermediateSize * sparse.numSharedExperts)
-          : undefined,
-      moe: sparse && {
-        gate: await get(`${at}.mlp.gate.weight`, sparse.numExperts, d),
-        bias:
-          sparse.router.method === 'noaux_tc'
-            ? await vector(`${at}.mlp.gate.e_score_correction_bias`, sparse.numExperts)
-            : undefined,
-        experts,
-      },
-    }
-  }
+  const checking = new CheckingReader(checkpoint)
+  await readModel(checking, config, form)
+  const reader = new BackendReader(checkpoint, backend, (done) => progress?.(done, checking.count))
   try {
-    const layers: LayerWeights[] = []
-    for (let l = 0; l < config.numLayers; l++) layers.push(await layer(l))
-    const embed = await get('model.embed_tokens.weight', config.vocabSize, d)
-    return {
-      embed,
-      layers,
-      norm: await vector('model.norm.weight', d),
-      head: config.tieWordEmbeddings ? embed : await get('lm_head.weight', config.vocabSize, d),
-      owned,
-    }
+    return { ...(await readModel(reader, config, form)), owned: reader.owned }
   } catch (error) {
-    for (const resource of owned) resource.dispose()
+    for (const resource of reader.owned) resource.dispose()
     throw error
   }
 }
@@ -159,4 +71,82 @@ export async function loadWeights(
 /** Frees what `loadWeights` made. */
 export function disposeWeights({ owned }: ModelWeights): void {
   for (const resource of owned) resource.dispose()
+}
+
+async function readModel(
+  reader: WeightReader,
+  config: MlaConfig,
+  form: KvProjection['form'],
+): Promise<Omit<ModelWeights, 'owned'>> {
+  const { hiddenSize: d, vocabSize } = config
+  const layers: LayerWeights[] = []
+  for (let l = 0; l < config.numLayers; l++) layers.push(await readLayer(reader, config, form, l))
+  const embed = await reader.weight('model.embed_tokens.weight', vocabSize, d)
+  return {
+    embed,
+    layers,
+    norm: await reader.vector('model.norm.weight', d),
+    head: config.tieWordEmbeddings ? embed : await reader.weight('lm_head.weight', vocabSize, d),
+  }
+}
+
+async function readLayer(
+  reader: WeightReader,
+  config: MlaConfig,
+  form: KvProjection['form'],
+  l: number,
+): Promise<LayerWeights> {
+  const { hiddenSize: d, numHeads: h, kvLoraRank: r, qkNopeHeadDim: nope, qkRopeHeadDim: rope, vHeadDim: v } = config
+  const { moe, qLoraRank: q } = config
+  const at = `model.layers.${l}`
+  const attn = `${at}.self_attn`
+  const kvB = `${attn}.kv_b_proj.weight`
+  const sparse = moe && l >= moe.firstDenseLayers && l % moe.layerFrequency === 0 ? moe : undefined
+  const experts: ExpertWeights[] = []
+  for (let e = 0; sparse && e < sparse.numExperts; e++)
+    experts.push(await readFeedForward(reader, `${at}.mlp.experts.${e}`, d, sparse.intermediateSize))
+  return {
+    inputNorm: await reader.vector(`${at}.input_layernorm.weight`, d),
+    postNorm: await reader.vector(`${at}.post_attention_layernorm.weight`, d),
+    qA: q
+      ? {
+          weight: await reader.weight(`${attn}.q_a_proj.weight`, q, d),
+          norm: await reader.vector(`${attn}.q_a_layernorm.weight`, q),
+        }
+      : undefined,
+    qB: await reader.weight(q ? `${attn}.q_b_proj.weight` : `${attn}.q_proj.weight`, h * (nope + rope), q ?? d),
+    kvA: await reader.weight(`${attn}.kv_a_proj_with_mqa.weight`, r + rope, d),
+    kvNorm: await reader.vector(`${attn}.kv_a_layernorm.weight`, r),
+    projection:
+      form === 'naive'
+        ? { form, kvB: await reader.weight(kvB, h * (nope + v), r) }
+        : { form, ...(await reader.absorbed(kvB, h, nope, v, r)) },
+    o: await reader.weight(`${attn}.o_proj.weight`, d, h * v),
+    dense: !sparse
+      ? await readFeedForward(reader, `${at}.mlp`, d, config.intermediateSize)
+      : sparse.numSharedExperts
+        ? await readFeedForward(
+            reader,
+            `${at}.mlp.shared_experts`,
+            d,
+            sparse.intermediateSize * sparse.numSharedExperts,
+          )
+        : undefined,
+    moe: sparse && {
+      gate: await reader.weight(`${at}.mlp.gate.weight`, sparse.numExperts, d),
+      bias:
+        sparse.router.method === 'noaux_tc'
+          ? await reader.vector(`${at}.mlp.gate.e_score_correction_bias`, sparse.numExperts)
+          : undefined,
+      experts,
+    },
+  }
+}
+
+async function readFeedForward(reader: WeightReader, name: string, d: number, inner: number): Promise<ExpertWeights> {
+  return {
+    gate: await reader.weight(`${name}.gate_proj.weight`, inner, d),
+    up: await reader.weight(`${name}.up_proj.weight`, inner, d),
+    down: await reader.weight(`${name}.down_proj.weight`, d, inner),
+  }
 }

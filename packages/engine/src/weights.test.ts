@@ -1,0 +1,108 @@
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ReferenceBackend } from '@flashmla/cpu'
+import type { Weight, WeightSource } from '@flashmla/spec'
+import { CheckpointError, InvalidConfigError } from '@flashmla/spec'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { Model } from './model'
+
+const fixture = fileURLToPath(new URL('../fixtures/v3-tiny', import.meta.url))
+let folder: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'weights-'))
+  await cp(fixture, folder, { recursive: true })
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+/** Counts what is made and what is freed. */
+class CountingBackend extends ReferenceBackend {
+  weights = 0
+  live = 0
+
+  override async weight(source: WeightSource): Promise<Weight> {
+    const weight = await super.weight(source)
+    this.weights++
+    this.live++
+    return { shape: weight.shape, dispose: () => this.live-- }
+  }
+}
+
+async function editConfig(change: Record<string, unknown>): Promise<void> {
+  const file = join(folder, 'config.json')
+  await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, 'utf8')), ...change }))
+}
+
+describe('Model.load', () => {
+  it('finds a tensor of the wrong shape before anything is read', async () => {
+    await editConfig({ vocab_size: 1 + JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')).vocab_size })
+    const backend = new CountingBackend()
+    const error = await Model.load(folder, { backend }).catch((thrown) => thrown)
+    expect(error).toBeInstanceOf(CheckpointError)
+    expect(error.tensor).toBe('model.embed_tokens.weight')
+    expect(error.file).toBe(join(folder, 'model.safetensors'))
+    expect(backend.weights).toBe(0)
+  })
+
+  it('finds a missing tensor before anything is read', async () => {
+    await editConfig({ num_hidden_layers: 99 })
+    const backend = new CountingBackend()
+    const error = await Model.load(folder, { backend }).catch((thrown) => thrown)
+    expect(error).toBeInstanceOf(CheckpointError)
+    expect(error.tensor).toMatch(/^model\.layers\.\d+\./)
+    expect(backend.weights).toBe(0)
+  })
+
+  it('frees what it has read when a read fails, and everything on dispose', async () => {
+    const broken = new CountingBackend()
+    const weight = broken.weight.bind(broken)
+    broken.weight = async (source) => {
+      if (source.name === 'lm_head.weight') throw new CheckpointError({ file: folder, fact: 'the disk is gone.' })
+      return weight(source)
+    }
+    await expect(Model.load(folder, { backend: broken })).rejects.toThrow(/the disk is gone/)
+    expect(broken.weights).toBeGreaterThan(0)
+    expect(broken.live).toBe(0)
+
+    const backend = new CountingBackend()
+    const model = await Model.load(folder, { backend })
+    expect(backend.live).toBe(backend.weights)
+    model.dispose()
+    expect(backend.live).toBe(0)
+  })
+
+  it('tells how many of how many tensors are read', async () => {
+    const heard: [number, number][] = []
+    await Model.load(folder, { backend: new ReferenceBackend(), progress: (...step) => heard.push(step) })
+    const total = heard.length
+    expect(heard).toEqual(Array.from({ length: total }, (_, i) => [i + 1, total]))
+  })
+
+  it.each([
+    [
+      'no config.json',
+      async () => rm(join(folder, 'config.json')),
+      CheckpointError,
+      /config\.json: the file can't be read/,
+    ],
+    [
+      'a config.json that is not JSON',
+      async () => writeFile(join(folder, 'config.json'), '{'),
+      CheckpointError,
+      /not JSON/,
+    ],
+    ['a field that is missing', () => editConfig({ kv_lora_rank: undefined }), InvalidConfigError, /kv_lora_rank/],
+    [
+      'a field of the wrong kind',
+      () => editConfig({ num_attention_heads: 'many' }),
+      InvalidConfigError,
+      /num_attention_heads/,
+    ],
+  ])('refuses %s', async (_, damage, kind, message) => {
+    await damage()
+    const error = await Model.load(folder, { backend: new ReferenceBackend() }).catch((thrown) => thrown)
+    expect(error).toBeInstanceOf(kind)
+    expect(error.message).toMatch(message)
+  })
+})
