@@ -6,6 +6,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import ts from 'typescript'
 import { packageManager, root, setUp } from './setup.mjs'
@@ -18,9 +19,14 @@ setUp()
 mkdirSync(tarballs, { recursive: true })
 process.on('exit', () => rmSync(work, { recursive: true, force: true }))
 
-const packages = readdirSync(`${root}packages`)
+const published = readdirSync(`${root}packages`)
   .map((folder) => ({ folder: `${root}packages/${folder}`, manifest: readManifest(`${root}packages/${folder}`) }))
   .filter(({ manifest }) => !manifest.private)
+const packages = []
+for (const entry of published) {
+  if (await exportsSomething(entry)) packages.push(entry)
+  else process.stdout.write(`– ${entry.manifest.name}: exports nothing yet, not checked\n`)
+}
 const byName = new Map(packages.map((entry) => [entry.manifest.name, entry]))
 
 await Promise.all(
@@ -57,6 +63,11 @@ async function check(entry) {
   for (const file of ['example.mjs', 'example.cjs']) {
     await exec(process.execPath, [file], { cwd: folder, timeout: 60_000 })
   }
+}
+
+async function exportsSomething({ folder, manifest }) {
+  const entry = join(folder, manifest.exports['.'].import.default)
+  return Object.keys(await import(pathToFileURL(entry).href)).length > 0
 }
 
 /** The README's first code block, its types stripped. */
