@@ -1,2 +1,28 @@
-/** CUDA backend for Multi-head Latent Attention. */
-export {}
+/**
+ * CUDA backend for Multi-head Latent Attention: a typed binding of the NVIDIA driver, loaded on first use.
+ *
+ * @example
+ * import { Context, DeviceMemory, download, Stream, upload } from '@flashmla/cuda'
+ * using context = new Context({ device: 0 }) // CudaUnavailableError without a driver
+ * using stream = new Stream(context)
+ * using memory = new DeviceMemory(stream, 4096)
+ * upload(stream, memory, Float32Array.of(1, 2, 3))
+ * const back = new Float32Array(3)
+ * download(stream, memory, back)
+ * await stream.finished()
+ */
+export type { DriverApi, DriverArguments, DriverFunction } from './driver/api'
+export type { DeviceInfo } from './driver/context'
+export { Context, deviceInfo } from './driver/context'
+export { copy, download, fill, upload } from './driver/copy'
+export type { DriverOptions } from './driver/driver'
+export { Driver } from './driver/driver'
+export { Graph } from './driver/graph'
+export type { LaunchOptions } from './driver/launch'
+export { Launch } from './driver/launch'
+export { DeviceMemory, PinnedMemory } from './driver/memory'
+export { Kernel, Module } from './driver/module'
+export { Event, Stream } from './driver/stream'
+export type { TensorMapOptions } from './driver/tensor-map'
+export { encodeTensorMap } from './driver/tensor-map'
+export { CudaError, CudaUnavailableError } from './errors'

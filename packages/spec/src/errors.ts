@@ -11,6 +11,7 @@ export type ErrorCode =
   | 'queue_full'
   | 'deadline'
   | 'contract'
+  | 'cuda'
 
 /**
  * Base of every error this project throws. The first line of `message` states the fact with the offending values,

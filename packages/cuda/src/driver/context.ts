@@ -1,0 +1,134 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+import type { DriverArguments, DriverFunction } from './api'
+import { bytesOf, Driver, type LiveResource } from './driver'
+import { Resource } from './resource'
+
+/** What the planning of kernels needs to know of a device. */
+export interface DeviceInfo {
+  readonly ordinal: number
+  readonly name: string
+  /** Compute capability, such as [9, 0] for Hopper. */
+  readonly computeCapability: readonly [number, number]
+  readonly multiprocessors: number
+  readonly memoryBytes: number
+  /** Largest shared memory a block can opt in to. */
+  readonly sharedBytesPerBlock: number
+}
+
+// CUdevice_attribute
+const MULTIPROCESSOR_COUNT = 16
+const COMPUTE_CAPABILITY_MAJOR = 75
+const COMPUTE_CAPABILITY_MINOR = 76
+const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
+// CUmemPool_attribute
+const RELEASE_THRESHOLD = 4
+
+/** Reads a device's properties without making a context. @throws InvalidArgumentError for an ordinal that does not exist. */
+export function deviceInfo(driver: Driver, ordinal: number): DeviceInfo {
+  if (!Number.isInteger(ordinal) || ordinal < 0 || ordinal >= driver.deviceCount) {
+    throw new InvalidArgumentError(
+      `Device ${ordinal} does not exist; there are ${driver.deviceCount}.`,
+      `Use an ordinal from 0 to ${driver.deviceCount - 1}, or make more visible with CUDA_VISIBLE_DEVICES.`,
+    )
+  }
+  const out = new Int32Array(1)
+  driver.call('cuDeviceGet', bytesOf(out), ordinal)
+  const device = out[0]!
+  const name = new Uint8Array(256)
+  driver.call('cuDeviceGetName', name, name.length, device)
+  const memory = new BigUint64Array(1)
+  driver.call('cuDeviceTotalMem_v2', bytesOf(memory), device)
+  const attribute = (id: number) => {
+    driver.call('cuDeviceGetAttribute', bytesOf(out), id, device)
+    return out[0]!
+  }
+  return {
+    ordinal,
+    name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))),
+    computeCapability: [attribute(COMPUTE_CAPABILITY_MAJOR), attribute(COMPUTE_CAPABILITY_MINOR)],
+    multiprocessors: attribute(MULTIPROCESSOR_COUNT),
+    memoryBytes: Number(memory[0]),
+    sharedBytesPerBlock: attribute(MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
+  }
+}
+
+/**
+ * A device's primary context, shared with other CUDA libraries of the process. Freed memory stays in the device's pool for
+ * the next allocation.
+ * @throws InvalidArgumentError for an ordinal that does not exist. @throws CudaError
+ */
+export class Context extends Resource {
+  readonly driver: Driver
+  readonly device: DeviceInfo
+  readonly #handle: bigint
+  readonly #held: Set<LiveResource>
+
+  constructor(options: { device: number; driver?: Driver }) {
+    const driver = options.driver ?? new Driver()
+    const device = deviceInfo(driver, options.device)
+    super(driver, `The context of device ${device.ordinal}`)
+    this.driver = driver
+    this.device = device
+    this.#held = new Set()
+    const out = new BigUint64Array(1)
+    driver.call('cuDevicePrimaryCtxRetain', bytesOf(out), device.ordinal)
+    this.#handle = out[0]!
+    this.hold()
+    driver.enter(this.#handle)
+    driver.call('cuDeviceGetDefaultMemPool', bytesOf(out), device.ordinal)
+    driver.call('cuMemPoolSetAttribute', out[0]!, RELEASE_THRESHOLD, bytesOf(BigUint64Array.of(0xffff_ffff_ffff_ffffn)))
+  }
+
+  /** What was made in this context and is not disposed of yet. */
+  get held(): Set<LiveResource> {
+    return this.#held
+  }
+
+  /** Calls a driver function with this context current. @throws CudaError, DisposedError */
+  call<F extends DriverFunction>(name: F, ...args: DriverArguments<F>): void {
+    this.alive()
+    this.driver.enter(this.#handle)
+    this.driver.call(name, ...args)
+  }
+
+  /** Calls a driver function whose first argument receives a handle or an address, and returns that. */
+  create<F extends DriverFunction>(
+    name: F,
+    ...args: DriverArguments<F> extends readonly [unknown, ...infer Rest] ? Rest : never
+  ): bigint {
+    const out = new BigUint64Array(1)
+    this.call(name, ...([bytesOf(out), ...args] as unknown as DriverArguments<F>))
+    return out[0]!
+  }
+
+  /** Makes it the calling thread's context again, after another library of the process has set its own. */
+  makeCurrent(): void {
+    this.alive()
+    this.driver.enter(this.#handle, true)
+  }
+
+  /** Waits for all work of the context. */
+  synchronize(): void {
+    this.call('cuCtxSynchronize')
+  }
+
+  /** Bytes of device memory, as the driver sees them for all processes. */
+  memory(): { free: number; total: number } {
+    const out = new BigUint64Array(2)
+    this.call('cuMemGetInfo_v2', bytesOf(out.subarray(0, 1)), bytesOf(out.subarray(1)))
+    return { free: Number(out[0]), total: Number(out[1]) }
+  }
+
+  /** @throws InvalidArgumentError while something made in it is alive. Nothing is released then. */
+  protected release(): void {
+    if (this.#held.size > 0) {
+      const names = [...this.#held].slice(0, 4).map(({ what }) => what)
+      throw new InvalidArgumentError(
+        `The context of device ${this.device.ordinal} still holds ${this.#held.size} resources: ${names.join(', ')}.`,
+        'Dispose of what was made in it first (declared with `using`, the order is right by itself).',
+      )
+    }
+    this.driver.enter(0n)
+    this.driver.call('cuDevicePrimaryCtxRelease_v2', this.device.ordinal)
+  }
+}

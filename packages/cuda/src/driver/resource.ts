@@ -1,0 +1,41 @@
+import { DisposedError } from '@flashmla/spec'
+import type { Driver, LiveResource } from './driver'
+
+/** Something the driver holds for us until it is disposed of, once. Works with `using`. */
+export abstract class Resource implements LiveResource {
+  readonly what: string
+  readonly madeAt: string | undefined
+  readonly #holders: Set<LiveResource>[]
+  #disposed = false
+
+  /** `what` names it in errors and in the leak report. */
+  constructor(driver: Driver, what: string, holders: Set<LiveResource>[] = []) {
+    this.what = what
+    this.madeAt = driver.debug ? new Error().stack?.split('\n').slice(3).join('\n') : undefined
+    this.#holders = [driver.live, ...holders]
+  }
+
+  /** To be called by the constructor once the driver really holds something. */
+  protected hold(): void {
+    for (const holder of this.#holders) holder.add(this)
+  }
+
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /** @throws DisposedError */
+  protected alive(): void {
+    if (this.#disposed) throw new DisposedError(this.what)
+  }
+
+  /** Gives it back to the driver. @throws DisposedError the second time. */
+  [Symbol.dispose](): void {
+    this.alive()
+    this.release()
+    this.#disposed = true
+    for (const holder of this.#holders) holder.delete(this)
+  }
+
+  protected abstract release(): void
+}
