@@ -1,7 +1,6 @@
 import { Worker } from 'node:worker_threads'
-import { LlmEngine, loadTokenizer, type StepModel } from '@flashmla/engine'
+import { ChatTemplate, LlmEngine, loadTokenizer, type StepModel } from '@flashmla/engine'
 import { modelDirectory } from '@flashmla/tiny-mla'
-import { ChatPrompt } from '../../../apps/demo/src/server/prompt'
 import { startServer } from '../../../apps/demo/src/server/server'
 
 export interface Overhead {
@@ -36,7 +35,7 @@ export async function measureOverhead(
   const server = await startServer({
     engine,
     tokenizer: await loadTokenizer(modelDirectory),
-    chat: await ChatPrompt.load(modelDirectory),
+    chat: await ChatTemplate.load(modelDirectory),
     model: {
       id: 'm',
       created: 1,

@@ -2,12 +2,11 @@ import { existsSync } from 'node:fs'
 import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
+import { ChatTemplate, LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import pino from 'pino'
 import { backendHelp, openBackend } from '../backends'
-import { ChatPrompt } from '../server/prompt'
 import { defaultLimits, startServer } from '../server/server'
 
 export const serveHelp = `flashmla serve [options]   OpenAI's API and a page that shows the cache
@@ -91,7 +90,7 @@ export async function serve(args: readonly string[]): Promise<void> {
   const server = await startServer({
     engine,
     tokenizer: await loadTokenizer(values.model),
-    chat: await ChatPrompt.load(values.model),
+    chat: await ChatTemplate.load(values.model),
     model: {
       id,
       created: Math.floor(Date.now() / 1000),

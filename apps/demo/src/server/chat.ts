@@ -1,12 +1,13 @@
+import type { ChatMessage } from '@flashmla/engine'
 import type { Tenant } from './access'
 import type { ServerContext } from './context'
 import { startGeneration } from './generation'
 import type { Answer } from './respond'
-import type { ChatBody } from './schemas'
+import type { ChatBody, Message } from './schemas'
 
 /** Starts a /v1/chat/completions request. */
 export function chat(context: ServerContext, body: ChatBody, tenant: Tenant, signal: AbortSignal): Answer {
-  const prompt = context.tokenizer.encode(context.chat.render(body)).ids
+  const prompt = context.tokenizer.encode(context.chat.render(body.messages.map(flatten), body.tools)).ids
   const max_tokens = body.max_completion_tokens ?? body.max_tokens
   const choices = startGeneration(context, {
     prompts: [prompt],
@@ -69,4 +70,11 @@ interface ChatChunk {
   readonly delta: { readonly role?: 'assistant'; readonly content?: string }
   readonly finish_reason: string | null
   readonly logprobs: { readonly content: readonly unknown[]; readonly refusal: null } | null
+}
+
+/** The content as one string, and no field that was not given. */
+function flatten({ content, ...rest }: Message): ChatMessage {
+  const text = Array.isArray(content) ? content.map((part) => part.text).join('') : (content ?? '')
+  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined))
+  return { ...given, role: rest.role, content: text }
 }

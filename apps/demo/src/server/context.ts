@@ -1,9 +1,8 @@
-import type { LlmEngine, TokenGrammar, Vocabulary } from '@flashmla/engine'
+import type { ChatTemplate, LlmEngine, TokenGrammar, Vocabulary } from '@flashmla/engine'
 import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Logger } from 'pino'
 import type { Access } from './access'
 import type { Metrics } from './metrics'
-import type { ChatPrompt } from './prompt'
 
 export interface Limits {
   /** Bytes of a request body. */
@@ -24,7 +23,7 @@ export interface ServerContext {
   readonly tokenizer: Tokenizer
   readonly vocabulary: Vocabulary
   readonly grammar: (format: GrammarFormat) => TokenGrammar
-  readonly chat: ChatPrompt
+  readonly chat: ChatTemplate
   readonly model: ServedModel
   readonly access: Access
   readonly limits: Limits

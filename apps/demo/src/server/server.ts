@@ -1,5 +1,5 @@
 import type { AddressInfo } from 'node:net'
-import { type LlmEngine, Vocabulary } from '@flashmla/engine'
+import { type ChatTemplate, type LlmEngine, Vocabulary } from '@flashmla/engine'
 import { type ServerType, serve } from '@hono/node-server'
 import type { Tokenizer } from '@huggingface/tokenizers'
 import pino, { type Logger } from 'pino'
@@ -8,12 +8,11 @@ import { createApp } from './app'
 import type { Limits, ServedModel, ServerContext } from './context'
 import { grammarCache } from './grammars'
 import { Metrics } from './metrics'
-import type { ChatPrompt } from './prompt'
 
 export interface ServerOptions {
   readonly engine: LlmEngine
   readonly tokenizer: Tokenizer
-  readonly chat: ChatPrompt
+  readonly chat: ChatTemplate
   readonly model: ServedModel
   readonly host?: string
   /** 0 takes any free port. */

@@ -1,6 +1,5 @@
-import { type EngineOptions, LlmEngine, loadTokenizer } from '@flashmla/engine'
+import { ChatTemplate, type EngineOptions, LlmEngine, loadTokenizer } from '@flashmla/engine'
 import { modelDirectory } from '@flashmla/tiny-mla'
-import { ChatPrompt } from '../prompt'
 import { type RunningServer, type ServerOptions, startServer } from '../server'
 import { StubModel, type StubOptions } from './stub-model'
 
@@ -16,7 +15,7 @@ export async function startTestServer(
   const engine = options.engine ?? new LlmEngine(new StubModel(options.stub), options.engineOptions)
   const server = await startServer({
     tokenizer: await loadTokenizer(modelDirectory),
-    chat: await ChatPrompt.load(modelDirectory),
+    chat: await ChatTemplate.load(modelDirectory),
     model: {
       id: 'stub',
       created: 1,
