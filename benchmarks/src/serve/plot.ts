@@ -41,6 +41,7 @@ export function lineChart(options: {
     ]),
   ]
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui,sans-serif" font-size="12">
+<title>${title}</title>
 <style>text{fill:#555}@media(prefers-color-scheme:dark){text{fill:#bbb}}</style>
 ${text([left, 22], title, 'start', 'font-size="15" font-weight="600"')}
 ${parts.join('\n')}
