@@ -11,6 +11,11 @@
  * download(stream, memory, back)
  * await stream.finished()
  */
+export type { AppendTensors } from './decode/append'
+export { append } from './decode/append'
+export type { DecodePlan, DecodeTensors } from './decode/decode'
+export { decode, planDecode } from './decode/decode'
+export type { DecodeSchedule, DecodeShape } from './decode/schedule'
 export type { DriverApi, DriverArguments, DriverFunction } from './driver/api'
 export type { DeviceInfo } from './driver/context'
 export { Context, deviceInfo } from './driver/context'
@@ -26,3 +31,5 @@ export { Event, Stream } from './driver/stream'
 export type { TensorMapOptions } from './driver/tensor-map'
 export { encodeTensorMap } from './driver/tensor-map'
 export { CudaError, CudaUnavailableError } from './errors'
+export type { KernelEntry, Manifest } from './kernels/library'
+export { KernelLibrary } from './kernels/library'

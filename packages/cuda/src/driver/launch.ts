@@ -3,8 +3,8 @@ import type { Stream } from './stream'
 
 export interface LaunchOptions {
   readonly kernel: Kernel
-  /** Blocks along x and y. */
-  readonly grid: readonly [number, number]
+  /** Blocks along x, y and z (1 without it). */
+  readonly grid: readonly [number, number, number?]
   /** Threads of a block. */
   readonly threads: number
   /** Blocks of a cluster. Default 1. */
@@ -59,9 +59,9 @@ export class Launch {
     for (const [i, bytes] of this.#parameters.entries()) pointers.setBigUint64(8 * i, api.address(bytes), true)
   }
 
-  /** Blocks along x and y from the next launch on. */
-  setGrid(grid: readonly [number, number]): void {
-    for (const [i, blocks] of [...grid, 1].entries()) this.#view.setUint32(4 * i, blocks, true)
+  /** Blocks along x, y and z from the next launch on. */
+  setGrid([x, y, z = 1]: LaunchOptions['grid']): void {
+    for (const [i, blocks] of [x, y, z].entries()) this.#view.setUint32(4 * i, blocks, true)
   }
 
   /** Queues the kernel. The driver copies the parameters before this returns. @throws CudaError, DisposedError */

@@ -1,0 +1,71 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+import { Launch } from '../driver/launch'
+import type { DeviceMemory } from '../driver/memory'
+import type { Stream } from '../driver/stream'
+import type { KernelLibrary } from '../kernels/library'
+import { CACHE_FORMATS, DTYPES, MlaAppendParams } from '../kernels/params'
+import { QK_WIDTH, VALUE_WIDTH } from './schedule'
+
+const ROTARY_PAIRS = 32
+const BYTES_PER_TOKEN = { bf16: 1152, f16: 1152, fp8: 656 } as const
+
+export interface AppendTensors {
+  /** `[n, 576]`: 512 compressed values, 64 rotary. */
+  readonly latent: DeviceMemory
+  readonly latentDtype: 'f32' | 'bf16'
+  readonly n: number
+  /** RMSNorm of the compressed values, weight `[512]` float32; without it they are normed already. */
+  readonly norm?: { readonly weight: DeviceMemory; readonly eps: number }
+  /** Angles `[maxPositions, 32, 2]` (cos, sin) float32 and positions `[n]` int32; without it rotated already. */
+  readonly rotary?: { readonly table: DeviceMemory; readonly positions: DeviceMemory; readonly interleaved: boolean }
+  /** `[n]` int32: block · pageSize + offset; −1 writes nothing. */
+  readonly slots: DeviceMemory
+  /** `[numBlocks, pageSize]` rows of the format, contiguous. */
+  readonly cache: DeviceMemory
+  readonly format: keyof typeof CACHE_FORMATS
+  readonly pageSize: number
+}
+
+/**
+ * Queues the writing of latent rows into their slots: norm, rotary and encoding in one kernel, the bytes those of the host codec.
+ * @throws InvalidArgumentError when a memory is too small, UnsupportedError without a kernel for the device, CudaError
+ */
+export function append(library: KernelLibrary, stream: Stream, tensors: AppendTensors): void {
+  const { latent, latentDtype, n, norm, rotary, slots, cache, format, pageSize } = tensors
+  if (!Number.isInteger(n) || n < 0 || !Number.isInteger(pageSize) || pageSize < 1)
+    throw new InvalidArgumentError(`n is ${n} and pageSize ${pageSize}.`, 'Give n ≥ 0 rows and pages of 1 or more.')
+  const needs: [string, DeviceMemory | undefined, number][] = [
+    ['latent', latent, n * QK_WIDTH * (latentDtype === 'f32' ? 4 : 2)],
+    ['norm.weight', norm?.weight, VALUE_WIDTH * 4],
+    ['rotary.table', rotary?.table, ROTARY_PAIRS * 8],
+    ['rotary.positions', rotary?.positions, n * 4],
+    ['slots', slots, n * 4],
+    ['cache', cache, pageSize * BYTES_PER_TOKEN[format]],
+  ]
+  for (const [name, memory, bytes] of needs) {
+    if (memory && (memory.bytes < bytes || memory.context !== stream.context))
+      throw new InvalidArgumentError(
+        `${name} has ${memory.bytes} bytes on device ${memory.context.device.ordinal}; ${bytes} are needed on device ${stream.context.device.ordinal}.`,
+        `Allocate it for n = ${n} rows in the stream's context.`,
+      )
+  }
+  if (n === 0) return
+  const parameters = MlaAppendParams.allocate({
+    latent: latent.address,
+    norm_weight: norm?.weight.address ?? null,
+    rotary_table: rotary?.table.address ?? null,
+    positions: rotary?.positions.address ?? null,
+    slots: slots.address,
+    cache: cache.address,
+    cache_page_stride: pageSize * BYTES_PER_TOKEN[format],
+    cache_row_stride: BYTES_PER_TOKEN[format],
+    norm_eps: norm?.eps ?? 0,
+    n,
+    page_size: pageSize,
+    latent_dtype: DTYPES[latentDtype],
+    interleaved: rotary?.interleaved ? 1 : 0,
+    format: CACHE_FORMATS[format],
+  })
+  const { threads } = library.entry('mla_append')
+  new Launch({ kernel: library.kernel('mla_append'), grid: [n, 1], threads, parameters: [parameters] }).on(stream)
+}

@@ -1,0 +1,133 @@
+import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { expect, test } from 'vitest'
+import { Context } from '../driver/context'
+import { Driver } from '../driver/driver'
+import { DeviceMemory } from '../driver/memory'
+import { Stream } from '../driver/stream'
+import { KernelLibrary, readManifest, targetFor } from '../kernels/library'
+import { MlaAppendParams, MlaDecodeParams } from '../kernels/params'
+import { FakeDriver, H100 } from '../testing/fake-driver'
+import { append } from './append'
+import { decode, planDecode } from './decode'
+import { type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
+
+const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 64 }
+
+function setUp(device = H100) {
+  const api = new FakeDriver([device])
+  api.parameterBytes = (symbol) =>
+    symbol === 'mla_append' ? [88] : symbol === 'mla_combine' ? [152] : [152, 128, 128, 128]
+  const context = new Context({ device: 0, driver: new Driver({ api }) })
+  const stream = new Stream(context)
+  return { api, context, stream, library: new KernelLibrary(context) }
+}
+
+function tensors(stream: Stream) {
+  const memory = (bytes: number) => new DeviceMemory(stream, bytes)
+  return {
+    q: memory(4 * 128 * 576 * 2),
+    kv: memory(8 * 64 * 576 * 2),
+    numBlocks: 8,
+    blockTable: memory(4 * 2 * 4),
+    blockTableStride: 2,
+    seqLens: memory(16),
+    out: memory(4 * 128 * 512 * 2),
+    lse: memory(4 * 128 * 4),
+    scale: 0.5,
+  }
+}
+
+test('a decode launches the kernel of its shape, then the combine, with the parameters of the tensors', () => {
+  const { api, context, stream, library } = setUp()
+  const given = tensors(stream)
+  const plan = planDecode(library, stream, shape)
+  decode(plan, given)
+  const [first, second] = api.launches
+  expect(first).toMatchObject({ symbol: 'mla_decode_bf16_c2', grid: [132, 1, 1], block: [384, 1, 1] })
+  expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16_c2').sharedBytes)
+  expect([...first!.attributes]).toEqual([[4, [2, 1, 1]]])
+  expect(second).toMatchObject({ symbol: 'mla_combine', grid: [4, 128, 2], block: [512, 1, 1] })
+  expect(second!.attributes.get(6)).toEqual([1, 0, 0])
+  const view = new DataView(first!.parameters[0]!.buffer)
+  const at = (name: string) => (MlaDecodeParams.offsets as Map<string, number>).get(name)!
+  expect(view.getBigUint64(at('kv'), true)).toBe(given.kv.address)
+  expect(view.getBigUint64(at('query_start'), true)).toBe(0n)
+  expect(view.getBigInt64(at('kv_page_stride'), true)).toBe(64n * 576n)
+  expect(view.getFloat32(at('softmax_scale'), true)).toBe(0.5)
+  expect(view.getInt32(at('workers'), true)).toBe(66)
+  expect(view.getInt32(at('split_by_tile'), true)).toBe(1)
+  expect(second!.parameters[0]).toEqual(first!.parameters[0])
+  const maps = api.called('cuTensorMapEncodeTiled')
+  expect(maps.length).toBe(3)
+  decode(plan, given) // ready: two launches and nothing else
+  expect(api.calls.slice(-2).map(({ name }) => name)).toEqual(['cuLaunchKernelEx', 'cuLaunchKernelEx'])
+  expect(api.called('cuTensorMapEncodeTiled').length).toBe(3)
+  given.q[Symbol.dispose]()
+  expect(() => decode(plan, given)).toThrow(DisposedError)
+  plan[Symbol.dispose]()
+  expect(() => plan[Symbol.dispose]()).toThrow(DisposedError)
+  expect(context.held.size).toBeGreaterThan(0)
+})
+
+test('a plan refuses tensors that do not fit, and stays as it was', () => {
+  const { api, stream, library } = setUp()
+  const plan = planDecode(library, stream, shape)
+  const given = tensors(stream)
+  decode(plan, given)
+  for (const [change, message] of [
+    [{ q: given.lse }, /q has 2048 bytes; .* needs 589824/],
+    [{ numBlocks: 9 }, /kv has/],
+    [{ queryStart: given.seqLens }, /queryStart is given/],
+    [{ scale: Number.NaN }, /scale is NaN/],
+    [{ blockTableStride: 3 }, /blockTable has 32 bytes/],
+  ] as const) {
+    const launched = api.launches.length
+    expect(() => decode(plan, { ...given, ...change })).toThrow(message)
+    expect(() => decode(plan, { ...given, ...change })).toThrow(InvalidArgumentError)
+    expect(api.launches.length).toBe(launched)
+  }
+  decode(plan, given)
+  expect(api.launches.at(-1)!.parameters[0]).toEqual(api.launches[1]!.parameters[0])
+  expect(() => planDecode(library, stream, { ...shape, hQ: 0 })).toThrow('hQ is 0')
+  expect(() => planDecode(library, stream, { ...shape, totalQueries: 5 })).toThrow('totalQueries is 5')
+})
+
+test('kernels and schedules follow the launch plan', () => {
+  expect(decodeSymbol({ ...shape, hQ: 64 }, 'sm_90a')).toBe('mla_decode_bf16_c1')
+  expect(decodeSymbol({ ...shape, pageSize: 1 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
+  expect(decodeSymbol({ ...shape, kvRowStride: 577 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
+  expect(decodeSymbol({ ...shape, dtype: 'f16' }, 'compute_80')).toBe('mla_decode_portable_f16')
+  const { context, library } = setUp()
+  const entry = library.entry('mla_decode_bf16_c2')
+  const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 64, splitByTile: false, combineGrid: [16, 128, 1] })
+})
+
+test('devices without kernels are named', () => {
+  expect(() => targetFor([7, 5])).toThrow(UnsupportedError)
+  expect(targetFor([8, 6]).target).toBe('compute_80')
+  expect(() => readManifest('/nowhere')).toThrow(/can't be read/)
+  const { library } = setUp({ ...H100, computeCapability: [12, 0] })
+  expect(() => library.entry('mla_decode_bf16_c1')).toThrow(/no kernel mla_decode_bf16_c1 for compute_80/)
+})
+
+test('append passes strides of its format, and checks sizes', () => {
+  const { api, stream, library } = setUp()
+  const memory = (bytes: number) => new DeviceMemory(stream, bytes)
+  const given = {
+    latent: memory(3 * 576 * 4),
+    latentDtype: 'f32',
+    n: 3,
+    slots: memory(12),
+    cache: memory(16 * 656),
+    format: 'fp8',
+    pageSize: 16,
+  } as const
+  append(library, stream, given)
+  const launch = api.launches[0]!
+  expect(launch).toMatchObject({ symbol: 'mla_append', grid: [3, 1, 1], block: [128, 1, 1] })
+  const view = new DataView(launch.parameters[0]!.buffer)
+  expect(view.getBigInt64(MlaAppendParams.offsets.get('cache_page_stride')!, true)).toBe(16n * 656n)
+  expect(() => append(library, stream, { ...given, n: 4 })).toThrow(/latent has 6912 bytes/)
+  expect(() => append(library, stream, { ...given, n: -1 })).toThrow('n is -1')
+})

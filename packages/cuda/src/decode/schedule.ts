@@ -1,0 +1,99 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+import type { DeviceInfo } from '../driver/context'
+import type { KernelEntry } from '../kernels/library'
+import { SPLIT_BYTES } from '../kernels/params'
+
+export const QK_WIDTH = 576
+export const VALUE_WIDTH = 512
+const MAX_TILES_PER_GROUP = 4
+
+/** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
+export interface DecodeShape {
+  readonly dtype: 'bf16' | 'f16'
+  /** Sequences. */
+  readonly batch: number
+  /** Query rows of each sequence; the largest number of them when ragged. */
+  readonly sQ: number
+  /** Query heads. */
+  readonly hQ: number
+  readonly pageSize: number
+  /** Query rows in all, when `queryStart` gives each sequence its own number; without it batch · sQ. */
+  readonly totalQueries?: number
+  readonly outDtype?: 'bf16' | 'f16' | 'f32'
+  /** Elements between two pages and two rows of the cache; contiguous without them. */
+  readonly kvPageStride?: number
+  readonly kvRowStride?: number
+}
+
+/** @throws InvalidArgumentError naming the first value that doesn't fit */
+export function checkShape(shape: DecodeShape): void {
+  const { batch, sQ, hQ, pageSize, totalQueries = batch * sQ } = shape
+  const { kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
+  for (const [name, value] of Object.entries({ batch, sQ, hQ, pageSize })) {
+    if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
+    throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number from 1 on.')
+  }
+  if (!Number.isInteger(totalQueries) || totalQueries < 0 || totalQueries > batch * sQ)
+    throw new InvalidArgumentError(
+      `totalQueries is ${totalQueries} for ${batch} sequences of at most ${sQ} rows.`,
+      'Give the last entry of queryStart, and as sQ the largest number of rows of a sequence.',
+    )
+  if (kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
+    throw new InvalidArgumentError(
+      `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row overlap for pages of ${pageSize}.`,
+      `Give a row stride of ${QK_WIDTH} or more elements, and pages of pageSize rows.`,
+    )
+}
+
+/** Symbol of the decode kernel for a shape. */
+export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']): string {
+  const { dtype, pageSize, kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
+  if (target === 'compute_80') return `mla_decode_portable_${dtype}`
+  const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
+  if (!paged || kvRowStride % 8 !== 0 || kvPageStride % 8 !== 0) return `mla_decode_${dtype}_gather`
+  return `mla_decode_${dtype}_${shape.sQ * shape.hQ <= 64 ? 'c1' : 'c2'}`
+}
+
+export interface DecodeSchedule {
+  readonly workers: number
+  readonly tilesPerGroup: number
+  readonly tileRows: number
+  readonly minBlocks: number
+  readonly tileOverhead: number
+  readonly splitByTile: boolean
+  readonly decodeGrid: readonly [number, number]
+  readonly combineGrid: readonly [number, number, number]
+  readonly partialOutBytes: number
+  readonly partialLseBytes: number
+  readonly splitBytes: number
+}
+
+/** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
+export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: DeviceInfo): DecodeSchedule {
+  const portable = entry.target === 'compute_80'
+  const tileRows = entry.tileRows!
+  const rows = shape.sQ * shape.hQ
+  const tiles = Math.ceil(rows / tileRows)
+  const tilesPerGroup = Math.min(tiles, MAX_TILES_PER_GROUP)
+  const slots = portable ? device.multiprocessors * 2 : Math.floor(device.multiprocessors / entry.cluster)
+  const workers = Math.max(Math.floor(slots / tilesPerGroup), 1) * tilesPerGroup
+  const groups = shape.batch * Math.ceil(tiles / tilesPerGroup)
+  const groupWorkers = workers / tilesPerGroup
+  const splitByTile = shape.totalQueries === undefined && groups <= groupWorkers
+  const entries = splitByTile ? groups : groupWorkers
+  const groupRows = Math.min(tileRows * tilesPerGroup, rows)
+  const fine = entries * groupRows <= 1024
+  return {
+    workers,
+    tilesPerGroup,
+    tileRows,
+    minBlocks: portable ? 1 : 2,
+    tileOverhead: portable ? 1 : 2,
+    splitByTile,
+    decodeGrid: [workers * entry.cluster, 1],
+    combineGrid: [entries, fine ? groupRows : Math.ceil(groupRows / 4), fine ? 2 : 1],
+    partialOutBytes: 2 * workers * tileRows * VALUE_WIDTH * 4,
+    partialLseBytes: 2 * workers * tileRows * 4,
+    splitBytes: groupWorkers * SPLIT_BYTES,
+  }
+}

@@ -1,0 +1,123 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import type { Context } from '../driver/context'
+import { type Kernel, Module } from '../driver/module'
+
+/** One compiled kernel, as `cubin/manifest.json` describes it. */
+export interface KernelEntry {
+  readonly module: string
+  /** `sm_90a`: machine code for Hopper; `compute_80`: PTX for Ampere and later. */
+  readonly target: 'sm_90a' | 'compute_80'
+  readonly symbol: string
+  readonly threads: number
+  /** Dynamic shared memory of a block, in bytes. */
+  readonly sharedBytes: number
+  readonly cluster: number
+  /** Query rows of a cluster; decode kernels only. */
+  readonly tileRows?: number
+}
+
+export interface Manifest {
+  readonly version: number
+  readonly kernels: readonly KernelEntry[]
+}
+
+/** Where the compiled kernels lie: beside `dist` in the installed package, beside `src` in the repository. */
+function folder(): string {
+  const here = dirname(fileURLToPath(import.meta.url))
+  return ['../cubin', '../../cubin'].map((path) => join(here, path)).find((path) => existsSync(path)) ?? here
+}
+
+/** @throws UnsupportedError when the package lacks its kernels */
+export function readManifest(directory: string = folder()): Manifest {
+  const path = join(directory, 'manifest.json')
+  let manifest: Manifest
+  try {
+    manifest = JSON.parse(readFileSync(path, 'utf8')) as Manifest
+  } catch (error) {
+    throw new UnsupportedError(
+      `The compiled kernels can't be read from ${path}: ${(error as Error).message}`,
+      'Install @flashmla/cuda whole; when bundling, keep it external so that its cubin folder stays beside it.',
+    )
+  }
+  if (manifest.version === 1) return manifest
+  throw new UnsupportedError(
+    `The kernels' manifest has version ${manifest.version}, not 1.`,
+    'Reinstall @flashmla/cuda.',
+  )
+}
+
+/** Which compiled code fits a compute capability, and why. @throws UnsupportedError before Ampere */
+export function targetFor([major, minor]: readonly [number, number]): { target: KernelEntry['target']; why: string } {
+  const capability = `compute capability ${major}.${minor}`
+  if (major === 9) return { target: 'sm_90a', why: `${capability}: Hopper machine code (wgmma, TMA)` }
+  if (major >= 8) return { target: 'compute_80', why: `${capability}: portable PTX, compiled by the driver` }
+  throw new UnsupportedError(
+    `A device of ${capability} has no kernels here.`,
+    'Use a device of compute capability 8.0 (Ampere) or later, or the CPU backend.',
+  )
+}
+
+/** The package's kernels on one context: modules are loaded on first use, once. Disposing of it unloads them. */
+export class KernelLibrary {
+  readonly context: Context
+  readonly target: KernelEntry['target']
+  readonly why: string
+  readonly #directory: string
+  readonly #manifest: Manifest
+  readonly #modules = new Map<string, Module>()
+  readonly #kernels = new Map<string, Kernel>()
+
+  constructor(context: Context, directory: string = folder()) {
+    this.context = context
+    const { target, why } = targetFor(context.device.computeCapability)
+    this.target = target
+    this.why = why
+    this.#directory = directory
+    this.#manifest = readManifest(directory)
+  }
+
+  /** @throws UnsupportedError when the device's target lacks it */
+  entry(symbol: string): KernelEntry {
+    const found = this.find(symbol)
+    if (found) return found
+    throw new UnsupportedError(
+      `There is no kernel ${symbol} for ${this.target} (device ${this.context.device.ordinal}, ${this.why}).`,
+      'probe() lists the kernels of each device; use another device or the CPU backend.',
+    )
+  }
+
+  find(symbol: string): KernelEntry | undefined {
+    return this.#manifest.kernels.find((entry) => entry.symbol === symbol && entry.target === this.target)
+  }
+
+  /** @throws UnsupportedError, CudaError, InvalidArgumentError when the block's shared memory is past the device's */
+  kernel(symbol: string): Kernel {
+    let kernel = this.#kernels.get(symbol)
+    if (kernel) return kernel
+    const { module: name, sharedBytes } = this.entry(symbol)
+    const { ordinal, sharedBytesPerBlock } = this.context.device
+    if (sharedBytes > sharedBytesPerBlock) {
+      throw new InvalidArgumentError(
+        `${symbol} needs ${sharedBytes} bytes of shared memory; device ${ordinal} gives a block ${sharedBytesPerBlock}.`,
+        'Use another device.',
+      )
+    }
+    let module = this.#modules.get(name)
+    if (!module) {
+      module = new Module(this.context, name, readFileSync(join(this.#directory, name)))
+      this.#modules.set(name, module)
+    }
+    kernel = module.kernel(symbol, sharedBytes)
+    this.#kernels.set(symbol, kernel)
+    return kernel
+  }
+
+  [Symbol.dispose](): void {
+    for (const module of this.#modules.values()) if (!module.disposed) module[Symbol.dispose]()
+    this.#modules.clear()
+    this.#kernels.clear()
+  }
+}

@@ -1,0 +1,59 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+
+/** `ptr`: a device address or null. All little-endian, each aligned to its own size. */
+export type FieldType = 'ptr' | 'i64' | 'i32' | 'f32'
+
+const SIZES: Record<FieldType, number> = { ptr: 8, i64: 8, i32: 4, f32: 4 }
+
+export type Fields = Readonly<Record<string, FieldType>>
+
+/** `ptr` null and 0 are the same address. */
+type Value<T extends FieldType> = T extends 'ptr' ? bigint | null : number
+
+export type Values<F extends Fields> = { readonly [K in keyof F]: Value<F[K]> }
+
+/** A C struct without hidden padding: names and types in the header's order. */
+export class Struct<F extends Fields> {
+  readonly offsets: ReadonlyMap<keyof F & string, number>
+  readonly bytes: number
+
+  constructor(
+    readonly name: string,
+    readonly fields: F,
+  ) {
+    const offsets = new Map<keyof F & string, number>()
+    let offset = 0
+    let widest = 1
+    for (const [field, type] of Object.entries(fields)) {
+      const size = SIZES[type]
+      if (offset % size !== 0) throw new InvalidArgumentError(`${name}.${field} is padded.`, 'Reorder the fields.')
+      offsets.set(field, offset)
+      offset += size
+      widest = Math.max(widest, size)
+    }
+    if (offset % widest !== 0) throw new InvalidArgumentError(`${name} ends in padding.`, 'Add a reserved field.')
+    this.offsets = offsets
+    this.bytes = offset
+  }
+
+  /** Bytes in a buffer of their own, as a launch parameter needs. */
+  allocate(values: Values<F>): Uint8Array {
+    const target = new Uint8Array(new ArrayBuffer(this.bytes))
+    this.write(target, values)
+    return target
+  }
+
+  /** Rewrites some fields in place. */
+  write(target: Uint8Array, values: Partial<Values<F>>): void {
+    const view = new DataView(target.buffer, target.byteOffset, target.byteLength)
+    for (const [field, value] of Object.entries(values)) {
+      const offset = this.offsets.get(field)
+      if (offset === undefined) throw new InvalidArgumentError(`${this.name} has no ${field}.`, 'Name a field of it.')
+      const type = this.fields[field]!
+      if (type === 'ptr') view.setBigUint64(offset, (value as bigint | null) ?? 0n, true)
+      else if (type === 'i64') view.setBigInt64(offset, BigInt(value as number), true)
+      else if (type === 'i32') view.setInt32(offset, value as number, true)
+      else view.setFloat32(offset, value as number, true)
+    }
+  }
+}
