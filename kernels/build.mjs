@@ -14,17 +14,16 @@ const PORTABLE = ['-arch=compute_80', '-ptx']
 const decode = (symbol, cluster) => ({
   symbol,
   threads: 384,
-  sharedBytes: 232448 - 0,
+  sharedBytes: 232448,
   cluster,
   tileRows: 64 * cluster,
   blockTokens: 64,
-  registers: 'wgmma 64x64x16 scores, 64x256x16 values',
 })
 const plain = (symbol, threads, extra = {}) => ({ symbol, threads, sharedBytes: 0, cluster: 1, ...extra })
 const combine = plain('mla_combine', 512)
 const append = [plain('mla_append', 128), plain('mla_cast', 256)]
 const portable = ['bf16', 'f16'].map((type) =>
-  plain(`mla_decode_portable_${type}`, 128, { sharedBytes: 0, tileRows: 16, blockTokens: 64 }),
+  plain(`mla_decode_portable_${type}`, 128, { sharedBytes: 58176, tileRows: 16, blockTokens: 64 }),
 )
 
 /** Each module: its file, source, compiler flags, target and kernels. */

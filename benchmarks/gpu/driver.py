@@ -145,7 +145,8 @@ class Decode:
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr())
         self.grid = (workers * cluster, 1, 1)
-        self.combine_grid = (groups if by_tile else workers // group, -(-min(tile_rows * group, rows) // 4), 1)
+        entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
+        self.combine_grid = (entries, group_rows, 2) if entries * group_rows <= 1024 else (entries, -(-group_rows // 4), 1)
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (576, t * h_q), (1152,), (64, 64))
@@ -157,4 +158,4 @@ class Decode:
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args)
-        launch('mla_combine', self.module, self.combine_grid, [self.params], programmatic=True)
+        launch('mla_combine', self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))

@@ -2,7 +2,8 @@
 //
 // 1. A block of 512 threads takes four rows of one split tile group, 128 threads and four columns each a row.
 // 2. blockIdx.x names the group's entry in p.splits; there is one for each tile group, or one for each worker, whichever is less.
-// 3. Parts are summed in worker order: results do not depend on timing.
+// 3. When that is little work (gridDim.z = 2: one row and half of the columns a block), eight groups of 64 threads share the parts.
+// 4. Parts are summed in worker order: results do not depend on timing.
 #pragma once
 #include "numeric.h"
 #include "schedule.h"
@@ -12,10 +13,16 @@ namespace flashmla {
 constexpr int kCombineRows = 4;
 
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  const int sub = threadIdx.x / 128, lane = threadIdx.x % 128;
-  const int row = blockIdx.y * kCombineRows + sub;
+  __shared__ float4 shared_acc[512];
+  __shared__ float shared_total[8];
+  const bool narrow = gridDim.z == 2;
+  const int sub = threadIdx.x / (narrow ? 64 : 128);
+  const int lane = narrow ? threadIdx.x % 64 + blockIdx.z * 64 : threadIdx.x % 128;  // which four columns
+  const int row = narrow ? blockIdx.y : blockIdx.y * kCombineRows + sub;
   const int member = row / p.tile_rows, tile_row = row % p.tile_rows;
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
   const MlaSplit split = p.splits[blockIdx.x];
   if (split.splits < 2 || row >= split.rows) return;
   const int splits = split.splits;
@@ -40,9 +47,10 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   float total = 0.f;
   constexpr int kBatch = 8;
   // The few parts of most tiles are not worth a full batch.
-  int base = 0;
-  if (splits <= 4) {
-    for (; base < splits; ++base) {
+  const int step = narrow ? 8 : 1, start = narrow ? sub : 0;
+  int base = start;
+  if (splits <= 4 * step) {
+    for (; base < splits; base += step) {
       const int64_t r = slot_row(base);
       const float4 part = __ldcs(reinterpret_cast<const float4*>(p.partial_out + r * 512) + lane);
       const float w = exp2f(p.partial_lse[r] - max_lse);
@@ -53,15 +61,15 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
       acc.w += w * part.w;
     }
   }
-  for (; base < splits; base += kBatch) {
+  for (; base < splits; base += kBatch * step) {
     float4 part[kBatch];
     float weight[kBatch];
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      const int i = base + u < splits ? base + u : splits - 1;
+      const int i = min(base + u * step, splits - 1);
       const int64_t r = slot_row(i);
       part[u] = __ldcs(reinterpret_cast<const float4*>(p.partial_out + r * 512) + lane);
-      weight[u] = base + u < splits ? p.partial_lse[r] : -INFINITY;
+      weight[u] = base + u * step < splits ? p.partial_lse[r] : -INFINITY;
     }
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
@@ -71,6 +79,21 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
       acc.y += w * part[u].y;
       acc.z += w * part[u].z;
       acc.w += w * part[u].w;
+    }
+  }
+  if (narrow) {
+    shared_acc[threadIdx.x] = acc;
+    if (threadIdx.x % 64 == 0) shared_total[sub] = total;
+    __syncthreads();
+    if (sub != 0) return;
+#pragma unroll
+    for (int i = 1; i < 8; ++i) {
+      const float4 part = shared_acc[threadIdx.x + i * 64];
+      total += shared_total[i];
+      acc.x += part.x;
+      acc.y += part.y;
+      acc.z += part.z;
+      acc.w += part.w;
     }
   }
   const float inv = 1.f / total;

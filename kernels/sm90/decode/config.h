@@ -16,11 +16,14 @@ constexpr int kTiles = kWidth / kTileCols;     // 9; tile 8 is the rotary part
 constexpr int kRopeTile = kTiles - 1;
 constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
 constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
-constexpr int kConsumerRegisters = 232;
-constexpr int kProducerRegisters = 40;
+#ifndef MLA_REGS
+#define MLA_REGS 240
+#endif
+constexpr int kConsumerRegisters = MLA_REGS;
+constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
 
 #ifndef MLA_ORDERED
-#define MLA_ORDERED 1
+#define MLA_ORDERED 0
 #endif
 constexpr bool kOrdered = MLA_ORDERED != 0;
 

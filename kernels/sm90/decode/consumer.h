@@ -3,7 +3,7 @@
 //
 // A pair of blocks, with O = (O_L | O_R):
 //   warpgroup 0                                     warpgroup 1
-//   1. S0 = Q A^T                                   1. S1 = Q B^T, issued once 0 has issued its own
+//   1. S0 = Q A^T                                   1. S1 = Q B^T
 //   2. m0 = max(m, rows of S0), P0 = 2^(S0 - m0)    2. takes P0: O_R = O_R 2^(m - m0) + P0 A_R, meanwhile
 //   3. gives P0; O_L = O_L 2^(m - m0) + P0 A_L      3. m1 = max(m0, rows of S1), P1 = 2^(S1 - m1), gives P1
 //   4. takes P1: O_L = O_L 2^(m0 - m1) + P1 B_L     4. O_R = O_R 2^(m0 - m1) + P1 B_R
@@ -235,6 +235,9 @@ struct Consumer {
         zero_tail(0, seg.shape.seq_len - first_token);
         issue_pv(o, pr, 0);
         parity[0] ^= 1;
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[0][kLeft]);
       };
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
@@ -245,9 +248,6 @@ struct Consumer {
         bar_sync(kP1Ready, 256);
         take(sh.m1, sh.s1, m, scale);
         wait_half(1, 0, parity[1]);
-        wgmma_wait<0>();
-        pin(o);
-        release(sh.empty[0][kLeft]);
         rescale(o, scale);
         l[0] *= scale[0];
         l[1] *= scale[1];
@@ -259,9 +259,6 @@ struct Consumer {
       if (odd) {
         scores(false);
         even_block(pairs, (seg.lo + 2 * pairs) * kBlockTokens);
-        wgmma_wait<0>();
-        pin(o);
-        release(sh.empty[0][kLeft]);
       } else {
         wgmma_wait<0>();
         pin(o);
@@ -282,7 +279,7 @@ struct Consumer {
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
-        if (kOrdered) bar_sync(kQkIssued, 256);
+        if (kOrdered) bar_sync(kQkIssued, 256);  // the other warpgroup's scores first
         issue_qk(s, q_rope, 1, parity[1]);
         even_block(first_token);
         wgmma_wait<1>();
