@@ -1,0 +1,190 @@
+// Products x · Wᵀ, both row-major along the summed dimension: tiles of dot products, four lanes of partial sums each,
+// added up in one order whatever the tile, so a row's result depends neither on its batch nor on the thread.
+#include "matrix.h"
+
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+INLINE const float* xRow(const Rows* r, u32 row) {
+  u32 at = r->list ? (u32)r->list[row] / r->xDivide : row;
+  return r->x + at * r->xStride;
+}
+
+INLINE float* outRow(const Rows* r, u32 row) { return r->out + (r->list ? (u32)r->list[row] : row) * r->outStride; }
+
+// out[r][j] for R rows of x and O weight rows `stride` floats apart.
+INLINE void tileF32(const int R, const int O, const float* const* x, const float* w, u32 n, float* const* out) {
+  f4 acc[R][O];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+  u32 k = 0;
+  for (; k + 4 <= n; k += 4) {
+    f4 a[R];
+    UNROLL for (int r = 0; r < R; r++) a[r] = F4(x[r] + k);
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 b = F4(w + o * n + k);
+      UNROLL for (int r = 0; r < R; r++) acc[r][o] = MADD(a[r], b, acc[r][o]);
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) {
+    float sum = sum4(acc[r][o]);
+    for (u32 t = k; t < n; t++) sum += x[r][t] * w[o * n + t];
+    out[r][o] = sum;
+  }
+}
+
+INLINE void tileBf16(const int O, const float* x, const u16* w, u32 n, float* out) {
+  f4 acc[O];
+  f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
+  UNROLL for (int o = 0; o < O; o++) acc[o] = zero4();
+  u32 k = 0;
+  for (; k + 8 <= n; k += 8) {
+    f4 a = F4(x + k), b = F4(x + k + 4);
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 words = F4(w + o * n + k);
+      acc[o] = MADD(a, wasm_i32x4_shl(words, 16), acc[o]);
+      acc[o] = MADD(b, wasm_v128_and(words, high), acc[o]);
+    }
+  }
+  // The tail is in plain order; a group of four still goes through the lanes, as in the float32 tile.
+  if (k + 4 <= n) {
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 words = wasm_i32x4_shl(wasm_u32x4_load16x4(w + o * n + k), 16);
+      acc[o] = MADD(F4(x + k), words, acc[o]);
+    }
+    k += 4;
+  }
+  UNROLL for (int o = 0; o < O; o++) {
+    float sum = sum4(acc[o]);
+    for (u32 t = k; t < n; t++) sum += x[t] * bf16(w[o * n + t]);
+    out[o] = sum;
+  }
+}
+
+INLINE void tileQ8(const int R, const int O, const Quantized* x, const i8* w, const float* scales, u32 blocks,
+                   float* const* out) {
+  f4 acc[R][O];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+  for (u32 b = 0; b < blocks; b++) {
+    UNROLL for (int o = 0; o < O; o++) {
+      const i8* p = w + (o * blocks + b) * Q8_BLOCK;
+      v128_t w0 = wasm_i16x8_load8x8(p), w1 = wasm_i16x8_load8x8(p + 8);
+      v128_t w2 = wasm_i16x8_load8x8(p + 16), w3 = wasm_i16x8_load8x8(p + 24);
+      UNROLL for (int r = 0; r < R; r++) {
+        const i16* q = x[r].values + b * Q8_BLOCK;
+        v128_t s = wasm_i32x4_dot_i16x8(w0, F4(q));
+        s = wasm_i32x4_add(s, wasm_i32x4_dot_i16x8(w1, F4(q + 8)));
+        s = wasm_i32x4_add(s, wasm_i32x4_dot_i16x8(w2, F4(q + 16)));
+        s = wasm_i32x4_add(s, wasm_i32x4_dot_i16x8(w3, F4(q + 24)));
+        acc[r][o] = MADD(wasm_f32x4_convert_i32x4(s), splat4(x[r].scales[b] * scales[o * blocks + b]), acc[r][o]);
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) out[r][o] = sum4(acc[r][o]);
+}
+
+static void unpackBf16(const u16* w, float* out, u32 n) {
+  f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
+  u32 k = 0;
+  for (; k + 8 <= n; k += 8) {
+    f4 words = F4(w + k);
+    STORE(out + k, wasm_i32x4_shl(words, 16));
+    STORE(out + k + 4, wasm_v128_and(words, high));
+  }
+  for (; k < n; k++) out[k] = bf16(w[k]);
+}
+
+void unpackRow(const Matrix* w, u32 row, float* out) {
+  u32 n = w->i;
+  if (w->dtype == W_F32) {
+    const float* data = (const float*)w->data + row * n;
+    for (u32 k = 0; k < n; k++) out[k] = data[k];
+  } else if (w->dtype == W_BF16) {
+    unpackBf16((const u16*)w->data + row * n, out, n);
+  } else {
+    u32 blocks = blocksOf(n);
+    const i8* data = (const i8*)w->data + row * blocks * Q8_BLOCK;
+    const float* scales = (const float*)w->scales + row * blocks;
+    for (u32 k = 0; k < n; k++) out[k] = data[k] * scales[k / Q8_BLOCK];
+  }
+}
+
+// Eight or four weight rows against all rows of x; `w` is float32.
+static void columnsF32(const float* w, u32 n, u32 j, int count, const Rows* rows) {
+  u32 r = 0;
+  if (count == 8 && rows->n == 1) {
+    const float* x[1] = {xRow(rows, 0)};
+    float* out[1] = {outRow(rows, 0) + j};
+    tileF32(1, 8, x, w, n, out);
+    return;
+  }
+  for (int o = 0; o < count;) {
+    int four = count - o >= 4;
+    for (r = 0; r + 2 <= rows->n && four; r += 2) {
+      const float* x[2] = {xRow(rows, r), xRow(rows, r + 1)};
+      float* out[2] = {outRow(rows, r) + j + o, outRow(rows, r + 1) + j + o};
+      tileF32(2, 4, x, w + o * n, n, out);
+    }
+    for (r = four ? r : 0; r < rows->n; r++) {
+      const float* x[1] = {xRow(rows, r)};
+      float* out[1] = {outRow(rows, r) + j + o};
+      if (four) tileF32(1, 4, x, w + o * n, n, out);
+      else tileF32(1, 1, x, w + o * n, n, out);
+    }
+    o += four ? 4 : 1;
+  }
+}
+
+static void columnsBf16(const u16* w, u32 n, u32 j, int count, const Rows* rows) {
+  for (u32 r = 0; r < rows->n; r++) {
+    const float* x = xRow(rows, r);
+    float* out = outRow(rows, r) + j;
+    if (count == 8) tileBf16(8, x, w, n, out);
+    else
+      for (int o = 0; o < count; o++) tileBf16(1, x, w + o * n, n, out + o);
+  }
+}
+
+static Quantized quantizedRow(const Rows* rows, u32 row, u32 blocks) {
+  u32 at = rows->list ? (u32)rows->list[row] / rows->xDivide : row;
+  at *= rows->quantized.stride * blocks;
+  Quantized q = {rows->quantized.values + at * Q8_BLOCK, rows->quantized.scales + at, 0};
+  return q;
+}
+
+static void columnsQ8(const Matrix* w, u32 j, int count, const Rows* rows) {
+  u32 blocks = blocksOf(w->i);
+  for (int o = 0; o < count;) {
+    int four = count - o >= 4;
+    const i8* data = (const i8*)w->data + (j + o) * blocks * Q8_BLOCK;
+    const float* scales = (const float*)w->scales + (j + o) * blocks;
+    u32 r = 0;
+    for (; r + 2 <= rows->n && four; r += 2) {
+      Quantized x[2] = {quantizedRow(rows, r, blocks), quantizedRow(rows, r + 1, blocks)};
+      float* out[2] = {outRow(rows, r) + j + o, outRow(rows, r + 1) + j + o};
+      tileQ8(2, 4, x, data, scales, blocks, out);
+    }
+    for (; r < rows->n; r++) {
+      Quantized x[1] = {quantizedRow(rows, r, blocks)};
+      float* out[1] = {outRow(rows, r) + j + o};
+      if (four) tileQ8(1, 4, x, data, scales, blocks, out);
+      else tileQ8(1, 1, x, data, scales, blocks, out);
+    }
+    o += four ? 4 : 1;
+  }
+}
+
+void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch) {
+  u32 n = w->i;
+  for (u32 j = from; j < to; j += 8) {
+    int count = to - j < 8 ? (int)(to - j) : 8;
+    if (w->dtype == W_Q8) {
+      columnsQ8(w, j, count, rows);
+    } else if (w->dtype == W_F32) {
+      columnsF32((const float*)w->data + j * n, n, j, count, rows);
+    } else if (rows->n < 3) {
+      columnsBf16((const u16*)w->data + j * n, n, j, count, rows);
+    } else {
+      for (int o = 0; o < count; o++) unpackBf16((const u16*)w->data + (j + o) * n, scratch + o * n, n);
+      columnsF32(scratch, n, j, count, rows);
+    }
+  }
+}
