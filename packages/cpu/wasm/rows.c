@@ -50,7 +50,7 @@ static void addRows(float* x, const float* y, u32 n) {
 static int argmax(const float* x, int n) {
   int best = 0;
   for (int i = 1; i < n; i++)
-    if (x[i] > x[best]) best = i;
+    if (x[i] > x[best] || (x[best] != x[best] && x[i] == x[i])) best = i;
   return best;
 }
 

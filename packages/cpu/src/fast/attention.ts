@@ -1,4 +1,3 @@
-import { InvalidArgumentError } from '@flashmla/spec'
 import type { FastBatch } from './batch'
 import type { FastCache } from './cache'
 import { Op } from './commands'
@@ -27,14 +26,9 @@ export function recordAttention(
   batch: FastBatch,
   scale: number,
 ): void {
-  const [t, h, width] = q.shape as [number, number, number]
-  const { kvLoraRank: rank, ropeDim } = cache.format
-  if (width !== rank + ropeDim)
-    throw new InvalidArgumentError(
-      `Queries of ${width} values meet cache rows of ${rank} + ${ropeDim}.`,
-      'Give absorbed queries of kvLoraRank + ropeDim values.',
-    )
-  batch.fit(cache, t)
+  const [, h, width] = q.shape as [number, number, number]
+  const { kvLoraRank: rank } = cache.format
+  batch.fit(cache)
   let items = 0
   let partialRows = 0
   let work = 0
@@ -99,7 +93,7 @@ export function recordNaiveAttention(
   const v = out.shape.at(-1)!
   const { kvLoraRank: rank, ropeDim } = cache.format
   const nope = qk - ropeDim
-  batch.fit(cache, t)
+  batch.fit(cache)
   const { heap, commands } = pool
   const fullBytes = RUN * h * (nope + v) * 4
   const stateBytes = t * h * 8

@@ -12,7 +12,7 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { check, DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
 import { recordAttention, recordNaiveAttention } from './attention'
 import { FastBatch } from './batch'
 import { FastCache } from './cache'
@@ -79,7 +79,7 @@ export class FastCpuBackend implements CpuBackend {
     this.#alive()
     const { pool } = this
     const tensor = target as FastTensor<D>
-    if (offset < 0 || offset + data.length > tensor.size)
+    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > tensor.size)
       throw new InvalidArgumentError(
         `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
         'Write inside the tensor.',
@@ -121,6 +121,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   embed(out: Tensor<'f32'>, table: Weight, ids: Tensor<'i32'>): void {
+    check.embed(out, table, ids)
     const [o, w, rows] = [out as F32, table as FastWeight, ids as I32]
     this.#rows(Op.embed, rows.size, rows.size * w.i)
       .int(0, o.address)
@@ -132,6 +133,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   gatherRows(out: Tensor<'f32'>, x: Tensor<'f32'>, rows: Tensor<'i32'>): void {
+    check.gatherRows(out, x, rows)
     const [o, a, at] = [out as F32, x as F32, rows as I32]
     const d = a.shape.at(-1)!
     this.#rows(Op.gather, at.size, at.size * d)
@@ -147,6 +149,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   rmsNorm(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>, eps: number): void {
+    check.rmsNorm(out, x, weight, eps)
     const [o, a, w] = [out as F32, x as F32, weight as F32]
     this.#rows(Op.rmsNorm, a.size / w.size, a.size)
       .int(0, o.address)
@@ -161,17 +164,20 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
+    check.linear(out, x, weight)
     const [o, a, w] = [out as F32, x as F32, weight as FastWeight]
     recordLinear(this.pool, o.address, a.address, w, 1, a.size / w.i)
   }
 
   headLinear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
+    check.headLinear(out, x, weight)
     const [o, a, w] = [out as F32, x as F32, weight as FastWeight]
     const heads = w.shape[0]!
     recordLinear(this.pool, o.address, a.address, w, heads, a.size / (heads * w.i))
   }
 
   copyColumns(out: Tensor<'f32'>, outStart: number, x: Tensor<'f32'>, xStart: number, width: number): void {
+    check.copyColumns(out, outStart, x, xStart, width)
     const [o, a] = [out as F32, x as F32]
     const stride = a.shape.at(-1)!
     const rows = a.size / stride
@@ -187,6 +193,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void {
+    check.rotary(x, start, table, positions)
     const [a, angles, at] = [x as F32, table as F32, positions as I32]
     if (at.size === 0) return
     const d = a.shape.at(-1)!
@@ -206,6 +213,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   add(x: Tensor<'f32'>, y: Tensor<'f32'>): void {
+    check.add(x, y)
     const [a, b] = [x as F32, y as F32]
     this.pool.commands
       .begin(Op.add, Math.ceil(a.size / ELEMENTS), a.size)
@@ -218,6 +226,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void {
+    check.siluMul(out, gate, up)
     const [o, g, u] = [out as F32, gate as F32, up as F32]
     this.pool.commands
       .begin(Op.silu, Math.ceil(o.size / ELEMENTS), o.size * 8)
@@ -232,6 +241,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void {
+    check.argmax(ids, logits)
     const [o, a] = [ids as I32, logits as F32]
     const [n, vocab] = logits.shape as [number, number]
     this.#rows(Op.argmax, n, a.size)
@@ -250,6 +260,7 @@ export class FastCpuBackend implements CpuBackend {
     bias: Tensor<'f32'> | undefined,
     options: RouterOptions,
   ): void {
+    check.route(ids, weights, logits, bias, options)
     const [n, experts] = logits.shape as [number, number]
     if (experts > MAX_EXPERTS)
       throw new UnsupportedError(`${experts} experts have no CPU kernel.`, `Up to ${MAX_EXPERTS} are taken.`)
@@ -282,10 +293,12 @@ export class FastCpuBackend implements CpuBackend {
     weights: Tensor<'f32'>,
     experts: readonly ExpertWeights[],
   ): void {
+    check.experts(out, x, ids, weights, experts)
     recordExperts(this.pool, this.#experts, out as F32, x as F32, ids as I32, weights as F32, experts)
   }
 
   append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void {
+    check.append(cache, latent, slots)
     const [c, x, at] = [cache as FastCache, latent as F32, slots as I32]
     this.pool.commands
       .begin(Op.append, at.size, x.size)
@@ -299,20 +312,14 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   copyBlock(cache: PagedCache, from: number, to: number, slots: number): void {
+    check.copyBlock(cache, from, to, slots)
     const c = cache as FastCache
-    for (const block of [from, to]) {
-      if (!Number.isInteger(block) || block < 0 || block >= c.numBlocks)
-        throw new InvalidArgumentError(
-          `Page ${block} is not in a cache of ${c.numBlocks}.`,
-          'Copy between pages of the cache.',
-        )
-    }
     this.pool.commands
       .begin(Op.copyBlock, 1, 0)
       .int(0, c.descriptor)
       .int(1, from)
       .int(2, to)
-      .int(3, Math.min(slots, c.pageSize))
+      .int(3, slots)
       .writes(c.data, c.bytes)
       .end()
   }
@@ -325,6 +332,7 @@ export class FastCpuBackend implements CpuBackend {
     batch: PagedBatch,
     scale: number,
   ): void {
+    check.attention(out, lse, q, cache, (batch as FastBatch).rows)
     recordAttention(this.pool, out as F32, lse as F32, q as F32, cache as FastCache, batch as FastBatch, scale)
   }
 
@@ -336,6 +344,7 @@ export class FastCpuBackend implements CpuBackend {
     batch: PagedBatch,
     scale: number,
   ): void {
+    check.naiveAttention(out, q, kvB, cache, (batch as FastBatch).rows)
     recordNaiveAttention(
       this.pool,
       out as F32,

@@ -1,6 +1,5 @@
 import type { BatchCapacity, BatchStep, PagedBatch } from '@flashmla/spec'
-import { DisposedError, InvalidArgumentError } from '@flashmla/spec'
-import { checkStep } from '../batch'
+import { checkStep, DisposedError, InvalidArgumentError } from '@flashmla/spec'
 import type { FastCache } from './cache'
 import type { ThreadPool } from './pool'
 
@@ -29,6 +28,12 @@ export class FastBatch implements PagedBatch {
     return this.#b
   }
 
+  /** Query rows of the step. */
+  get rows(): number {
+    this.#check()
+    return this.queryStart(this.#b)
+  }
+
   get stride(): number {
     return this.#stride
   }
@@ -55,15 +60,10 @@ export class FastBatch implements PagedBatch {
     return this.pool.heap.i32[this.lengths / 4 + s]!
   }
 
-  /** @throws InvalidArgumentError when the step's used pages are not all in `cache`, or its rows are not `t` */
-  fit(cache: FastCache, t: number): void {
+  /** @throws InvalidArgumentError when the step's used pages are not all in `cache` */
+  fit(cache: FastCache): void {
     this.#check()
     const { i32 } = this.pool.heap
-    if (this.queryStart(this.#b) > t)
-      throw new InvalidArgumentError(
-        `The step has ${this.queryStart(this.#b)} query rows, the query tensor ${t}.`,
-        'Give one query row for each of the step.',
-      )
     for (let s = 0; s < this.#b; s++) {
       const pages = Math.ceil(this.seqLen(s) / cache.pageSize)
       if (pages > this.#stride)

@@ -16,12 +16,12 @@ export class FastTensor<D extends DType = DType> implements Tensor<D> {
     offset = 0,
   ) {
     this.size = sizeOf(shape)
-    if (!Number.isSafeInteger(this.size) || this.size < 0)
+    if (!Number.isSafeInteger(this.size) || !shape.every((dim) => Number.isInteger(dim) && dim >= 0))
       throw new InvalidArgumentError(`Shape [${shape}] has no size.`, 'Give whole dimensions ≥ 0.')
     this.#parent = parent
     if (!parent) this.#address = heap.allocate(this.bytes)
     else {
-      if (!(offset >= 0 && offset + this.size <= parent.size))
+      if (!(Number.isInteger(offset) && offset >= 0 && offset + this.size <= parent.size))
         throw new InvalidArgumentError(
           `A view [${shape}] at ${offset} doesn't fit a tensor [${parent.shape}].`,
           'View inside the tensor.',
