@@ -1,4 +1,4 @@
-import { ReferenceBackend } from '@flashmla/cpu'
+import { createCpuBackend, ReferenceBackend } from '@flashmla/cpu'
 import type { Backend } from '@flashmla/spec'
 import { FlashMlaError } from '@flashmla/spec'
 import { choice, number } from './options'
@@ -9,7 +9,8 @@ interface Choice {
 }
 
 /** The best one first: `auto` takes the first that this machine can run. */
-const backends: Readonly<Record<'reference', Choice>> = {
+const backends: Readonly<Record<'cpu' | 'reference', Choice>> = {
+  cpu: { open: (threads) => createCpuBackend(threads ? { threads } : {}) },
   reference: { open: async () => new ReferenceBackend() },
 }
 

@@ -79,6 +79,11 @@ export class FastCpuBackend implements CpuBackend {
     this.#alive()
     const { pool } = this
     const tensor = target as FastTensor<D>
+    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array)))
+      throw new InvalidArgumentError(
+        `Values of another type are written to an ${target.dtype} tensor.`,
+        'Write a Float32Array to f32 and an Int32Array to i32.',
+      )
     if (!Number.isInteger(offset) || offset < 0 || offset + data.length > tensor.size)
       throw new InvalidArgumentError(
         `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,

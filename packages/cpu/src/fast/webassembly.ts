@@ -17,4 +17,4 @@ interface WebAssemblyApi {
 }
 
 /** Undefined where the runtime was started without it. */
-export const WebAssembly = (globalThis as { WebAssembly?: WebAssemblyApi }).WebAssembly
+export const WebAssembly = (globalThis as unknown as { WebAssembly?: WebAssemblyApi }).WebAssembly
