@@ -1,0 +1,27 @@
+import type { Context, KernelLibrary, Stream } from '../src/index'
+import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
+
+export interface Machine {
+  readonly context: Context
+  readonly stream: Stream
+  readonly library: KernelLibrary
+}
+
+const lengths = [0, 1, 63, 200, 130]
+/** What needs a device, by name; each throws what is wrong and returns what it measured. */
+export const cases: readonly [string, (machine: Machine) => string][] = [
+  ['copies', checkCopies],
+  ['append', checkAppend],
+  ...[
+    { hQ: 16, sQ: 1, pageSize: 64, lengths },
+    { hQ: 128, sQ: 1, pageSize: 64, lengths },
+    { hQ: 16, sQ: 2, pageSize: 128, lengths },
+    { hQ: 9, sQ: 1, pageSize: 16, lengths },
+    { hQ: 3, sQ: 4, pageSize: 1, lengths },
+    { hQ: 64, sQ: 2, pageSize: 32, lengths },
+  ].map((given): [string, (machine: Machine) => string] => [
+    `decode heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
+    (machine) => checkDecode(machine, given),
+  ]),
+  ['launch cost', timeLaunches],
+]

