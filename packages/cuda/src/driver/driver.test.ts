@@ -162,6 +162,7 @@ test('a launch hands over grid, block, shared memory, attributes and parameters 
   })
   expect(api.launches[1]).toMatchObject({ grid: [1, 2, 1], parameters: [Uint8Array.of(5, 2, 3, 4), {}] })
   module[Symbol.dispose]()
+  expect(() => launch.on(stream)).toThrow(DisposedError)
   expect(() => module.kernel('kernel')).toThrow(DisposedError)
 })
 

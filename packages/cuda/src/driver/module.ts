@@ -1,3 +1,4 @@
+import { DisposedError } from '@flashmla/spec'
 import type { Context } from './context'
 import { bytesOf } from './driver'
 import { Resource } from './resource'
@@ -56,8 +57,9 @@ export class Kernel {
     this.sharedBytes = sharedBytes
   }
 
-  /** CUfunction. */
+  /** CUfunction. @throws DisposedError once its module is disposed of */
   get handle(): bigint {
+    if (this.module.disposed) throw new DisposedError(this.module.what)
     return this.#handle
   }
 

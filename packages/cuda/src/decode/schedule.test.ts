@@ -1,0 +1,119 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import type { DeviceInfo } from '../driver/context'
+import { type KernelEntry, readManifest } from '../kernels/library'
+import { SPLIT_BYTES } from '../kernels/params'
+import { checkShape, type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
+
+const { kernels } = readManifest()
+const base: DecodeShape = { dtype: 'bf16', batch: 128, sQ: 1, hQ: 128, pageSize: 64 }
+const H100: DeviceInfo = {
+  ordinal: 0,
+  name: 'H100',
+  computeCapability: [9, 0],
+  multiprocessors: 132,
+  memoryBytes: 2 ** 36,
+  sharedBytesPerBlock: 232448,
+}
+
+function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'] = 'sm_90a', device = H100) {
+  const shape = { ...base, ...overrides }
+  const symbol = decodeSymbol(shape, target)
+  const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
+  return { symbol, ...scheduleDecode(shape, entry, device) }
+}
+
+test.each([
+  [{ hQ: 64 }, 'c1'],
+  [{ hQ: 65 }, 'c2'],
+  [{ hQ: 16, sQ: 4 }, 'c1'],
+  [{ hQ: 16, sQ: 5 }, 'c2'],
+  [{ pageSize: 1 }, 'gather'],
+  [{ pageSize: 16 }, 'c2'],
+  [{ pageSize: 32 }, 'c2'],
+  [{ pageSize: 48 }, 'gather'],
+  [{ pageSize: 128 }, 'c2'],
+  [{ kvRowStride: 577 }, 'gather'],
+  [{ kvRowStride: 584 }, 'c2'],
+  [{ kvPageStride: 64 * 576 + 4 }, 'gather'],
+] as const)('%j runs the %s kernel', (overrides, variant) => {
+  expect(plan(overrides).symbol).toBe(`mla_decode_bf16_${variant}`)
+})
+
+test('batch 128 of 128 heads: 66 clusters of two, merged by worker', () => {
+  expect(plan()).toMatchObject({
+    tileRows: 128,
+    workers: 66,
+    tilesPerGroup: 1,
+    splitByTile: false,
+    decodeGrid: [132, 1],
+    combineGrid: [66, 32, 1],
+    partialOutBytes: 2 * 66 * 128 * 512 * 4,
+    partialLseBytes: 2 * 66 * 128 * 4,
+    splitBytes: 66 * 32,
+  })
+})
+
+test('small batches are merged by tile, a block for half a row', () => {
+  expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combineGrid: [4, 16, 2] })
+  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 4, 1] })
+})
+
+test('the portable kernel takes 16 rows a tile and two blocks a multiprocessor', () => {
+  expect(plan({}, 'compute_80', { ...H100, multiprocessors: 108 })).toMatchObject({
+    symbol: 'mla_decode_portable_bf16',
+    tileRows: 16,
+    tilesPerGroup: 4,
+    workers: 216,
+    minBlocks: 1,
+    tileOverhead: 1,
+    decodeGrid: [216, 1],
+  })
+})
+
+test('every schedule covers its rows, keeps groups whole and has work memory for its workers', () => {
+  const shapes = fc.record({
+    batch: fc.integer({ min: 1, max: 300 }),
+    sQ: fc.integer({ min: 1, max: 300 }),
+    hQ: fc.integer({ min: 1, max: 256 }),
+    pageSize: fc.constantFrom(1, 2, 16, 32, 48, 64, 128),
+  })
+  const target = fc.constantFrom<KernelEntry['target']>('sm_90a', 'compute_80')
+  fc.assert(
+    fc.property(
+      shapes,
+      fc.boolean(),
+      target,
+      fc.integer({ min: 1, max: 200 }),
+      (shape, ragged, to, multiprocessors) => {
+        const overrides = ragged ? { ...shape, totalQueries: shape.batch * shape.sQ } : shape
+        const found = plan(overrides, to, { ...H100, multiprocessors })
+        const rows = shape.sQ * shape.hQ
+        const groupRows = Math.min(found.tileRows * found.tilesPerGroup, rows)
+        const groups = shape.batch * Math.ceil(rows / (found.tileRows * found.tilesPerGroup))
+        const groupWorkers = found.workers / found.tilesPerGroup
+        expect(Number.isInteger(groupWorkers) && groupWorkers >= 1).toBe(true)
+        // By tile only where every tile group has an entry of its own and the host knows how many there are.
+        expect(found.splitByTile).toBe(!ragged && groups <= groupWorkers)
+        expect(found.combineGrid[0]).toBe(found.splitByTile ? groups : groupWorkers)
+        expect(found.combineGrid[1] * (found.combineGrid[2] === 2 ? 1 : 4)).toBeGreaterThanOrEqual(groupRows)
+        expect(found.splitBytes).toBe(groupWorkers * SPLIT_BYTES)
+        expect(found.partialOutBytes).toBe(found.partialLseBytes * 512)
+        expect(found.partialLseBytes).toBe(2 * found.workers * found.tileRows * 4)
+      },
+    ),
+  )
+})
+
+test.each([
+  { hQ: 0 },
+  { batch: 1.5 },
+  { sQ: -1 },
+  { pageSize: 2 ** 31 },
+  { kvRowStride: 575 },
+  { kvPageStride: 64 },
+  { totalQueries: 129 },
+])('the shape %j is refused', (overrides) => {
+  expect(() => checkShape({ ...base, ...overrides })).toThrow(InvalidArgumentError)
+})
