@@ -64,7 +64,9 @@ class _Peer:
         self.plan()
 
     def _hold(self, field, count, dtype, device):
-        tensor = torch.zeros(count, dtype=dtype, device=device)
+        # Metadata starts at zero; the large accumulators are written before they are read.
+        make = torch.zeros if dtype == torch.int32 else torch.empty
+        tensor = make(count, dtype=dtype, device=device)
         self._kept.append(tensor)
         setattr(self._args, field, tensor.data_ptr())
 

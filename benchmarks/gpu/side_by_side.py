@@ -1,0 +1,103 @@
+"""Our decode, FlashMLA and FlashAttention-3 on the same tensors in one run: graph replays, contender after contender, in turns.
+
+PEERS names the folder that peers/build.sh filled. Before a shape is timed the outputs are compared with each other.
+FlashMLA's scheduler runs beforehand, as its users run it; FA3's and ours run inside every call.
+"""
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'peers'))
+
+import oracle
+from driver import Decode
+from peers import FlashAttention3, FlashMla
+from time_decode import SHAPES, ceilings, label, ragged
+
+PEERS = os.environ['PEERS']
+SCALE = 576**-0.5
+ROUNDS = int(os.environ.get('ROUNDS', '9'))
+
+
+def captured(calls):
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph
+
+
+def in_turns(contenders, rounds):
+    """Median microseconds a launch of each contender; the rounds go through all of them in turn."""
+    graphs = [captured(calls) for calls in contenders]
+    times = [[] for _ in contenders]
+    for _ in range(rounds):
+        for graph, calls, mine in zip(graphs, contenders, times):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            mine.append(start.elapsed_time(end) * 1e3 / len(calls))
+    return [sorted(mine)[len(mine) // 2] for mine in times]
+
+
+def difference(a, b):
+    a, b = a.double().flatten(), b.double().flatten()
+    return ((a - b).norm() / b.norm()).item()
+
+
+def contenders_for(shape):
+    b, s_q, h_q, lengths = shape[:4]
+    if lengths == 'ragged':
+        lengths = ragged(4116 if h_q == 128 else 4243, b)
+    lengths = lengths if isinstance(lengths, list) else [lengths] * b
+    tokens = sum(lengths)
+    sets = max(1, min(16, -(-(300 << 20) // (tokens * 1152))))
+    ours, mla, fa3 = [], [], []
+    for seed in range(sets):
+        q, kv, table, seq_lens = oracle.make_inputs(lengths, s_q, h_q, 64, seed=seed, poison=False)
+        ours.append(Decode(q, kv, table, seq_lens, s_q, SCALE))
+        # The peers get a table without entries past the sequences' ends.
+        plain = table[:, : -(-max(lengths) // 64)].clamp(max=kv.shape[0] - 1).contiguous()
+        shaped = q.view(b, s_q, h_q, 576)
+        mla.append(FlashMla(PEERS, shaped, kv, plain, seq_lens, SCALE))
+        fa3.append(FlashAttention3(PEERS, shaped, kv, plain, seq_lens, SCALE))
+    ours[0]()
+    mla[0].launch()
+    fa3[0].launch()
+    torch.cuda.synchronize()
+    apart = [difference(ours[0].out, peer.out) for peer in (mla[0], fa3[0])]
+    launches = max(sets, 10 if tokens < 1 << 20 else 4)
+    calls = [
+        [ours[i % sets] for i in range(launches)],
+        [mla[i % sets].launch for i in range(launches)],
+        [fa3[i % sets].launch for i in range(launches)],
+    ]
+    flop = 2 * h_q * s_q * tokens * 1088
+    size = 2 * (tokens * 576 + b * s_q * h_q * 1088)
+    return calls, apart, flop, size
+
+
+if __name__ == '__main__':
+    copy, read, flops = ceilings()
+    print(f'{torch.cuda.get_device_name()}: copy {copy:.0f} GB/s, read {read:.0f} GB/s, bf16 8192^3 {flops:.0f} TFLOP/s')
+    print('| b x s_q x h_q, length | us | FlashMLA us | FA3 us | faster peer / ours | TFLOP/s | GB/s | floor us | out against peers |')
+    print('|---|---|---|---|---|---|---|---|---|', flush=True)
+    for shape in SHAPES:
+        calls, apart, flop, size = contenders_for(shape)
+        us, mla, fa3 = in_turns(calls, ROUNDS)
+        floor = max(size / read / 1e3, flop / flops / 1e6)
+        print(
+            f'| {label(shape)} | {us:.1f} | {mla:.1f} | {fa3:.1f} | {min(mla, fa3) / us:.2f} | {flop / us / 1e6:.0f} | '
+            f'{size / us / 1e3:.0f} | {floor:.1f} | {apart[0]:.1e} {apart[1]:.1e} |',
+            flush=True,
+        )
+        del calls
+        torch.cuda.empty_cache()
