@@ -12,7 +12,7 @@
  * await stream.finished()
  */
 export type { AppendTensors } from './decode/append'
-export { append } from './decode/append'
+export { append, cast } from './decode/append'
 export type { DecodePlan, DecodeTensors } from './decode/decode'
 export { decode, planDecode } from './decode/decode'
 export type { DecodeSchedule, DecodeShape } from './decode/schedule'

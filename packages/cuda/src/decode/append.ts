@@ -3,7 +3,7 @@ import { Launch } from '../driver/launch'
 import type { DeviceMemory } from '../driver/memory'
 import type { Stream } from '../driver/stream'
 import type { KernelLibrary } from '../kernels/library'
-import { CACHE_FORMATS, DTYPES, MlaAppendParams } from '../kernels/params'
+import { CACHE_FORMATS, DTYPES, MlaAppendParams, MlaCastParams } from '../kernels/params'
 import { QK_WIDTH, VALUE_WIDTH } from './schedule'
 
 const ROTARY_PAIRS = 32
@@ -68,4 +68,36 @@ export function append(library: KernelLibrary, stream: Stream, tensors: AppendTe
   })
   const { threads } = library.entry('mla_append')
   new Launch({ kernel: library.kernel('mla_append'), grid: [n, 1], threads, parameters: [parameters] }).on(stream)
+}
+
+/** Values that one block of mla_cast takes. */
+const CAST_BLOCK = 1024
+
+/**
+ * Queues the rounding of n float32 values to a 16-bit type, to the nearest, ties to even.
+ * @throws InvalidArgumentError when n is no multiple of 4 or a memory is too small, UnsupportedError without a kernel, CudaError
+ */
+export function cast(
+  library: KernelLibrary,
+  stream: Stream,
+  tensors: {
+    readonly source: DeviceMemory
+    readonly target: DeviceMemory
+    readonly n: number
+    readonly dtype: 'bf16' | 'f16'
+  },
+): void {
+  const { source, target, n, dtype } = tensors
+  const fits = [source, target].every(({ context }) => context === stream.context)
+  if (!Number.isSafeInteger(n) || n < 0 || n % 4 !== 0 || !fits || source.bytes < n * 4 || target.bytes < n * 2)
+    throw new InvalidArgumentError(
+      `${n} values can't be cast from ${source.bytes} to ${target.bytes} bytes.`,
+      "Give a multiple of 4, and memory of 4 and 2 bytes a value in the stream's context.",
+    )
+  if (n === 0) return
+  const values = { source: source.address, target: target.address, n, target_dtype: DTYPES[dtype], reserved: 0 }
+  const { threads } = library.entry('mla_cast')
+  const grid = [Math.ceil(n / CAST_BLOCK), 1] as const
+  const parameters = [MlaCastParams.allocate(values)]
+  new Launch({ kernel: library.kernel('mla_cast'), grid, threads, parameters }).on(stream)
 }

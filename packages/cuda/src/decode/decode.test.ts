@@ -5,9 +5,9 @@ import { Driver } from '../driver/driver'
 import { DeviceMemory } from '../driver/memory'
 import { Stream } from '../driver/stream'
 import { KernelLibrary, readManifest, targetFor } from '../kernels/library'
-import { MlaAppendParams, MlaDecodeParams } from '../kernels/params'
+import { MlaAppendParams, MlaCastParams, MlaDecodeParams } from '../kernels/params'
 import { FakeDriver, H100 } from '../testing/fake-driver'
-import { append } from './append'
+import { append, cast } from './append'
 import { decode, planDecode } from './decode'
 import { type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
 
@@ -130,4 +130,22 @@ test('append passes strides of its format, and checks sizes', () => {
   expect(view.getBigInt64(MlaAppendParams.offsets.get('cache_page_stride')!, true)).toBe(16n * 656n)
   expect(() => append(library, stream, { ...given, n: 4 })).toThrow(/latent has 6912 bytes/)
   expect(() => append(library, stream, { ...given, n: -1 })).toThrow('n is -1')
+})
+
+test('cast takes 1024 values a block, and checks sizes', () => {
+  const { api, stream, library } = setUp()
+  api.parameterBytes = () => [MlaCastParams.bytes]
+  const [source, target] = [new DeviceMemory(stream, 1028 * 4), new DeviceMemory(stream, 1028 * 2)]
+  cast(library, stream, { source, target, n: 1028, dtype: 'f16' })
+  expect(api.launches[0]).toMatchObject({ symbol: 'mla_cast', grid: [2, 1, 1], block: [256, 1, 1] })
+  const view = new DataView(api.launches[0]!.parameters[0]!.buffer)
+  expect([view.getBigUint64(0, true), view.getBigUint64(8, true)]).toEqual([source.address, target.address])
+  expect([view.getBigInt64(16, true), view.getInt32(24, true)]).toEqual([1028n, 1])
+  for (const n of [1027, 1032, -4]) {
+    expect(() => cast(library, stream, { source, target, n, dtype: 'f16' })).toThrow(InvalidArgumentError)
+  }
+  expect(() => cast(library, stream, { source: target, target, n: 1028, dtype: 'f16' })).toThrow(
+    /from 2056 to 2056 bytes/,
+  )
+  expect(api.launches).toHaveLength(1)
 })
