@@ -85,7 +85,9 @@ describe('flashmla', () => {
   })
 
   it('tells what this machine can run', async () => {
-    const { backends } = JSON.parse((await flashmla('doctor', '--json')).out)
+    const { backends, cuda } = JSON.parse((await flashmla('doctor', '--json')).out)
+    if (!cuda.available) expect(cuda.reason).toMatch(/NVIDIA/)
+    else expect(cuda.devices[0]).toMatchObject({ ordinal: 0, kernels: expect.any(Array) })
     for (const id of ['cpu', 'reference'])
       expect(backends.find((check: { id: string }) => check.id === id)).toMatchObject({ usable: true })
     expect(backends.filter(({ chosen }: { chosen: boolean }) => chosen)).toHaveLength(1)

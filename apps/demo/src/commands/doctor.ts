@@ -1,5 +1,6 @@
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
+import { type Probe, probe } from '@flashmla/cuda'
 import { checkBackends } from '../backends'
 import { bold, bytes, printJson } from '../terminal'
 import type { Command } from './command'
@@ -20,8 +21,9 @@ async function run(args: readonly string[]): Promise<void> {
     freeMemoryBytes: freemem(),
   }
   const backends = await checkBackends()
+  const cuda = await probe()
   if (values.json) {
-    printJson({ machine, backends })
+    printJson({ machine, backends, cuda })
     return
   }
   process.stdout.write(
@@ -33,6 +35,19 @@ async function run(args: readonly string[]): Promise<void> {
       `${usable ? '✓' : '✗'} ${bold(id.padEnd(10))} ${detail.replaceAll('\n', `\n${' '.repeat(13)}`)}${chosen ? ' ← auto' : ''}\n`,
     )
   }
+  process.stdout.write(
+    `\nNVIDIA GPUs (@flashmla/cuda; the commands run on the CPU so far)\n${gpuLines(cuda).join('\n')}\n`,
+  )
+}
+
+/** Driver, and what each device runs and why. */
+function gpuLines(cuda: Probe): string[] {
+  if (!cuda.available) return [`✗ ${cuda.reason.replaceAll('\n', '\n  ')}`]
+  const devices = cuda.devices.map(({ ordinal, name, memoryBytes, kernels, why }) => {
+    const mark = kernels.length > 0 ? '✓' : '✗'
+    return `${mark} device ${ordinal} ${bold(name)}, ${bytes(memoryBytes)}: ${why}\n    ${kernels.join(', ') || 'no kernels'}`
+  })
+  return [`  driver for CUDA ${cuda.driverVersion}, ${cuda.devices.length} devices`, ...devices]
 }
 
 export const doctor: Command = { summary: 'what this machine can run, and why not', help, run }
