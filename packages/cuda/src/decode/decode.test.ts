@@ -149,3 +149,17 @@ test('cast takes 1024 values a block, and checks sizes', () => {
   )
   expect(api.launches).toHaveLength(1)
 })
+
+test('the library unloads its modules once, and its kernels are refused afterwards', () => {
+  const { api, context, stream, library } = setUp()
+  const plan = planDecode(library, stream, shape)
+  const given = tensors(stream)
+  decode(plan, given)
+  expect([...api.handles.values()]).toContain('module')
+  library[Symbol.dispose]()
+  expect([...api.handles.values()]).not.toContain('module')
+  expect(() => decode(plan, given)).toThrow(DisposedError)
+  expect(() => library.kernel('mla_append')).toThrow(DisposedError)
+  expect(() => library[Symbol.dispose]()).toThrow(DisposedError)
+  expect(() => context[Symbol.dispose]()).toThrow(/still holds 11 resources/)
+})

@@ -1,9 +1,10 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { UnsupportedError } from '@flashmla/spec'
 import type { Context } from '../driver/context'
 import { type Kernel, Module } from '../driver/module'
+import { Resource } from '../driver/resource'
 
 /** One compiled kernel, as `cubin/manifest.json` describes it. */
 export interface KernelEntry {
@@ -61,7 +62,7 @@ export function targetFor([major, minor]: readonly [number, number]): { target: 
 }
 
 /** The package's kernels on one context: modules are loaded on first use, once. Disposing of it unloads them. */
-export class KernelLibrary {
+export class KernelLibrary extends Resource {
   readonly context: Context
   readonly target: KernelEntry['target']
   readonly why: string
@@ -70,13 +71,16 @@ export class KernelLibrary {
   readonly #modules = new Map<string, Module>()
   readonly #kernels = new Map<string, Kernel>()
 
+  /** @throws UnsupportedError for a device without kernels, or when the package lacks its own */
   constructor(context: Context, directory: string = folder()) {
-    this.context = context
     const { target, why } = targetFor(context.device.computeCapability)
+    super(context.driver, `The kernels of device ${context.device.ordinal}`, [context.held])
+    this.context = context
     this.target = target
     this.why = why
     this.#directory = directory
     this.#manifest = readManifest(directory)
+    this.hold()
   }
 
   /** @throws UnsupportedError when the device's target lacks it */
@@ -93,16 +97,17 @@ export class KernelLibrary {
     return this.#manifest.kernels.find((entry) => entry.symbol === symbol && entry.target === this.target)
   }
 
-  /** @throws UnsupportedError, CudaError, InvalidArgumentError when the block's shared memory is past the device's */
+  /** @throws UnsupportedError when the device has no such kernel, or too little shared memory for it; CudaError, DisposedError */
   kernel(symbol: string): Kernel {
+    this.alive()
     let kernel = this.#kernels.get(symbol)
     if (kernel) return kernel
     const { module: name, sharedBytes } = this.entry(symbol)
     const { ordinal, sharedBytesPerBlock } = this.context.device
     if (sharedBytes > sharedBytesPerBlock) {
-      throw new InvalidArgumentError(
+      throw new UnsupportedError(
         `${symbol} needs ${sharedBytes} bytes of shared memory; device ${ordinal} gives a block ${sharedBytesPerBlock}.`,
-        'Use another device.',
+        'Use another device, or the CPU backend.',
       )
     }
     let module = this.#modules.get(name)
@@ -115,9 +120,7 @@ export class KernelLibrary {
     return kernel
   }
 
-  [Symbol.dispose](): void {
-    for (const module of this.#modules.values()) if (!module.disposed) module[Symbol.dispose]()
-    this.#modules.clear()
-    this.#kernels.clear()
+  protected release(): void {
+    for (const module of this.#modules.values()) module[Symbol.dispose]()
   }
 }
