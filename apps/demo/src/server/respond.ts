@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { Context } from 'hono'
-import { streamSSE } from 'hono/streaming'
 import type { ServerContext } from './context'
 import { toHttpError } from './errors'
+import { eventStream } from './event-stream'
 import type { ChoiceEvent, Choices } from './generation'
 
 /** A running request and how its events are written down. */
@@ -70,45 +70,41 @@ function streamed(
   envelope: Envelope,
   options: RespondOptions,
 ): Response {
-  c.header('X-Accel-Buffering', 'no')
-  return streamSSE(c, async (stream) => {
-    stream.onAbort(() => answer.choices.cancel())
-    const usageField = options.includeUsage ? { usage: null } : {}
-    const send = (data: object | string) =>
-      within(context.limits.stallMs, stream.writeSSE({ data: typeof data === 'string' ? data : JSON.stringify(data) }))
-    let outcome: 'answered' | 'failed' | 'gone' = 'gone'
-    try {
-      for await (const event of answer.choices.events) {
-        if (stream.aborted || stream.closed) return
-        for (const choice of answer.chunk(event)) await send({ ...envelope, choices: [choice], ...usageField })
+  const usageField = options.includeUsage ? ',"usage":null' : ''
+  // All chunks of an answer begin and end alike: written once, not once a token.
+  const head = `${JSON.stringify(envelope).slice(0, -1)},"choices":[`
+  const tail = `]${usageField}}`
+  const body = eventStream(
+    context.limits.stallMs,
+    () => answer.choices.cancel(),
+    async (stream) => {
+      let outcome: 'answered' | 'failed' | 'gone' = 'gone'
+      try {
+        for await (const event of answer.choices.events) {
+          for (const choice of answer.chunk(event)) await stream.send(head + JSON.stringify(choice) + tail)
+          if (stream.gone) return
+        }
+        if (options.includeUsage) {
+          await stream.send(JSON.stringify({ ...envelope, choices: [], usage: answer.choices.usage() }))
+        }
+        await stream.send('[DONE]')
+        outcome = 'answered'
+      } catch (error) {
+        if (stream.gone) return
+        outcome = 'failed'
+        const httpError = toHttpError(error)
+        if (httpError.status === 500) context.logger.error({ err: error }, 'generation failed')
+        await stream.send(JSON.stringify(httpError.body))
+      } finally {
+        answer.choices.cancel()
+        options.ended(outcome)
       }
-      if (options.includeUsage) await send({ ...envelope, choices: [], usage: answer.choices.usage() })
-      await send('[DONE]')
-      outcome = 'answered'
-    } catch (error) {
-      if (stream.aborted || stream.closed || error instanceof Stalled) return
-      outcome = 'failed'
-      const httpError = toHttpError(error)
-      if (httpError.status === 500) context.logger.error({ err: error }, 'generation failed')
-      await send(httpError.body).catch(() => {})
-    } finally {
-      answer.choices.cancel()
-      options.ended(outcome)
-    }
+    },
+  )
+  return c.body(body, 200, {
+    'Content-Type': 'text/event-stream',
+    'Cache-Control': 'no-cache',
+    Connection: 'keep-alive',
+    'X-Accel-Buffering': 'no',
   })
-}
-
-class Stalled extends Error {}
-
-/** Gives up on a client that doesn't read. */
-async function within(milliseconds: number, write: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const stall = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Stalled('The client stopped reading.')), milliseconds)
-  })
-  try {
-    await Promise.race([write, stall])
-  } finally {
-    clearTimeout(timer)
-  }
 }
