@@ -4,10 +4,11 @@ import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
 import { parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
 import type { Backend, BatchStep, CacheFormat, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
-import { CheckpointError, InvalidArgumentError, OutOfPagesError } from '@flashmla/spec'
+import { CheckpointError, InvalidArgumentError, OutOfPagesError, UnsupportedError } from '@flashmla/spec'
 import type { CacheFormatName } from './cache-formats'
 import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
+import { FP8_BLOCK } from './checkpoint/fp8-block'
 import type { LayerWeights, ModelWeights } from './weights'
 import { disposeWeights, loadWeights } from './weights'
 import type { FeedForwardTensors, StepTensors } from './workspace'
@@ -88,6 +89,7 @@ export class Model {
       throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
     }
     const config = parseMlaConfig(json)
+    checkQuantization(json as Record<string, unknown>)
     const pageSize = options.pageSize ?? 64
     const attention = options.attention ?? 'absorbed'
     const format = cacheFormat(options.cacheFormat ?? 'f32', config)
@@ -125,8 +127,18 @@ export class Model {
    * `[rows, vocab]`. Nothing is appended when it throws.
    */
   async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
-    const { config, backend } = this
     this.#check(inputs)
+    const lengths = inputs.map(({ sequence }) => sequence.length)
+    try {
+      return await this.#run(inputs)
+    } catch (error) {
+      for (const [i, { sequence }] of inputs.entries()) sequence.truncate(Math.min(sequence.length, lengths[i]!))
+      throw error
+    }
+  }
+
+  async #run(inputs: readonly StepInput[]): Promise<Float32Array[]> {
+    const { config, backend } = this
     for (const { sequence, tokens } of inputs) {
       const copy = sequence.appendTokens(tokens)
       if (copy) for (const cache of this.#caches) backend.copyBlock(cache, copy.from, copy.to, copy.slots)
@@ -309,4 +321,16 @@ function planStep(inputs: readonly StepInput[]): StepPlan {
     plan.queryStart[s + 1] = row
   })
   return plan
+}
+
+/** Weights quantized in another way than DeepSeek's would load as numbers without their scales. */
+function checkQuantization(config: Record<string, unknown>): void {
+  const quantization = config.quantization_config as { quant_method?: unknown; weight_block_size?: unknown } | undefined
+  if (!quantization) return
+  const { quant_method: method, weight_block_size: block } = quantization
+  if (method === 'fp8' && String(block) === `${FP8_BLOCK},${FP8_BLOCK}`) return
+  throw new UnsupportedError(
+    `config.json asks for ${String(method)} weights in blocks of ${String(block)}.`,
+    `Use the float checkpoint, or one in fp8 with blocks of ${FP8_BLOCK} × ${FP8_BLOCK} as DeepSeek-V3 ships.`,
+  )
 }

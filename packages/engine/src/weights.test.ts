@@ -72,6 +72,30 @@ describe('Model.load', () => {
     expect(backend.live).toBe(0)
   })
 
+  it('appends nothing when a step fails', async () => {
+    const backend = new ReferenceBackend()
+    const model = await Model.load(folder, { backend, pageSize: 4 })
+    const sequence = model.sequence()
+    await model.forward(sequence, [1, 2, 3])
+    const expected = (await model.forward(sequence, [4, 5])).slice()
+    sequence.truncate(3)
+    const attention = backend.attention
+    backend.attention = () => {
+      throw new Error('the device is gone')
+    }
+    await expect(model.forward(sequence, [4, 5])).rejects.toThrow(/device is gone/)
+    expect(sequence.length).toBe(3)
+    backend.attention = attention
+    expect(await model.forward(sequence, [4, 5])).toEqual(expected)
+  })
+
+  it('refuses weights quantized in a way it does not read', async () => {
+    await editConfig({ quantization_config: { quant_method: 'gptq', bits: 4 } })
+    await expect(Model.load(folder, { backend: new ReferenceBackend() })).rejects.toThrow(/gptq/)
+    await editConfig({ quantization_config: { quant_method: 'fp8', weight_block_size: [128, 128] } })
+    expect((await Model.load(folder, { backend: new ReferenceBackend() })).config.numLayers).toBeGreaterThan(0)
+  })
+
   it('tells how many of how many tensors are read', async () => {
     const heard: [number, number][] = []
     await Model.load(folder, { backend: new ReferenceBackend(), progress: (...step) => heard.push(step) })

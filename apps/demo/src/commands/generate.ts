@@ -111,7 +111,7 @@ async function run(args: readonly string[]): Promise<void> {
       cacheFormat: model.cacheFormat.name,
       bytesPerToken: cached,
       /** A plain attention cache in the same precision. */
-      bytesPerTokenPlainAttention: (cached * plain) / (config.kvLoraRank + config.qkRopeHeadDim),
+      bytesPerTokenPlainAttention: Math.round((cached * plain) / (config.kvLoraRank + config.qkRopeHeadDim)),
     }
     if (values.json) {
       printJson({ text, ...summary, ...(values.logprobs === undefined ? {} : { logprobs: tokens }) })

@@ -53,7 +53,12 @@ async function run(args: readonly string[]): Promise<void> {
       sequence.free()
     }
     const shape = [rows.length, length, vocabSize]
-    await writeFile(values.output, encodeSafetensors({ logits: { shape, data: logits } }))
+    await writeFile(values.output, encodeSafetensors({ logits: { shape, data: logits } })).catch((error) => {
+      throw new InvalidArgumentError(
+        `${values.output} can't be written: ${error.code}.`,
+        'Name a file in a folder that exists.',
+      )
+    })
     const report = { output: values.output, tensor: 'logits', dtype: 'F32', shape, backend: backend.name }
     if (values.json) printJson(report)
     else process.stdout.write(`logits [${shape.join(', ')}] float32 to ${values.output} (${backend.name})\n`)

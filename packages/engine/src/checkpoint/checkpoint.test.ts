@@ -174,6 +174,28 @@ describe('Checkpoint', () => {
     await fails(Checkpoint.open(folder), 'model.safetensors.index.json', undefined, /weight_map/)
   })
 
+  it('refuses a tensor in two shards, an empty index and a shard that is no file', async () => {
+    const index = (weight_map: object) => write('model.safetensors.index.json', JSON.stringify({ weight_map }))
+    await index({ a: 'one.safetensors', b: 'two.safetensors' })
+    const { a, b } = pair
+    await write('one.safetensors', file({ a: a! }, new Uint8Array(8)))
+    await write('two.safetensors', file({ a: a!, b: b! }, new Uint8Array(12)))
+    await fails(Checkpoint.open(folder), 'two.safetensors', 'a', /it is in .*one\.safetensors too/)
+    await index({})
+    await fails(Checkpoint.open(folder), 'model.safetensors.index.json', undefined, /weight_map is empty/)
+    await index({ a: '..' })
+    await fails(Checkpoint.open(folder), 'model.safetensors.index.json', undefined, /file names/)
+  })
+
+  it('refuses bytes that no tensor owns, and names a dtype it does not read', async () => {
+    await one(pair, new Uint8Array(76))
+    await fails(Checkpoint.open(folder), 'model.safetensors', undefined, /64 bytes after its last tensor/)
+    await one({ a: { dtype: 'F8_E5M2', shape: [4], data_offsets: [0, 4] } }, new Uint8Array(4))
+    const checkpoint = await Checkpoint.open(folder)
+    expect(() => checkpoint.source('a', [4])).toThrow(/dtype F8_E5M2 is not read/)
+    await checkpoint.close()
+  })
+
   it('names an absent checkpoint', async () => {
     await fails(Checkpoint.open(folder), 'model.safetensors', undefined, /can't be opened/)
   })

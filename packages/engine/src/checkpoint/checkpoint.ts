@@ -8,7 +8,7 @@ import { dequantizeRows, FP8_BLOCK } from './fp8-block'
 import type { Entry } from './header'
 import { readHeader } from './header'
 
-const dtypes = { F32: 'f32', F16: 'f16', BF16: 'bf16', F8_E4M3: 'f32' } as const
+const dtypes: Readonly<Record<string, WeightSource['dtype']>> = { F32: 'f32', F16: 'f16', BF16: 'bf16', F8_E4M3: 'f32' }
 /** A read call takes at most 2 GiB on some systems. */
 const MAX_READ = 1 << 30
 
@@ -49,7 +49,11 @@ export class Checkpoint {
               fact: 'the index places it here, the file lacks it.',
             })
         }
-        for (const [name, entry] of found) entries.set(name, entry)
+        for (const [name, entry] of found) {
+          const other = entries.get(name)
+          if (other) throw new CheckpointError({ file: path, tensor: name, fact: `it is in ${other.file} too.` })
+          entries.set(name, entry)
+        }
       }
       return new Checkpoint(directory, entries, handles)
     } catch (error) {
@@ -77,8 +81,17 @@ export class Checkpoint {
    */
   source(name: string, shape: readonly number[]): WeightSource {
     const entry = this.#entry(name, shape)
-    if (entry.dtype !== 'F8_E4M3')
-      return { name, dtype: dtypes[entry.dtype], shape, read: (target) => this.#fill(name, entry, target, 0) }
+    const dtype = dtypes[entry.dtype]
+    if (!dtype) {
+      const known = Object.keys(dtypes).join(', ')
+      throw new CheckpointError({
+        file: entry.file,
+        tensor: name,
+        fact: `its dtype ${entry.dtype} is not read; ${known} are.`,
+        hint: 'Use the checkpoint in one of these.',
+      })
+    }
+    if (entry.dtype !== 'F8_E4M3') return { name, dtype, shape, read: (target) => this.#fill(name, entry, target, 0) }
     if (shape.length !== 2)
       throw new CheckpointError({ file: entry.file, tensor: name, fact: `F8_E4M3 [${shape}] is not a matrix.` })
     const scaleShape = shape.map((dim) => Math.ceil(dim / FP8_BLOCK))
@@ -162,11 +175,13 @@ async function listShards(directory: string): Promise<Map<string, string[]>> {
   const shards = new Map<string, string[]>()
   try {
     for (const [name, file] of Object.entries(JSON.parse(text).weight_map as Record<string, string>)) {
-      if (typeof file !== 'string' || /[\\/]/.test(file)) throw new TypeError(`${name} is placed in ${file}`)
+      if (typeof file !== 'string' || !/^[^\\/]+\.safetensors$/.test(file))
+        throw new TypeError(`${name} is placed in ${file}`)
       shards.set(file, [...(shards.get(file) ?? []), name])
     }
   } catch (cause) {
     throw new CheckpointError({ file: index, fact: 'it is not a JSON object with a weight_map of file names.', cause })
   }
+  if (shards.size === 0) throw new CheckpointError({ file: index, fact: 'its weight_map is empty.' })
   return shards
 }

@@ -1,26 +1,26 @@
 import type { FileHandle } from 'node:fs/promises'
 import { CheckpointError } from '@flashmla/spec'
 
+/** The dtypes that are read. Entries of others are kept, so that asking for one can say what it is. */
 export type StoredDType = 'F32' | 'F16' | 'BF16' | 'F8_E4M3'
 
 /** Where one tensor lies. */
 export interface Entry {
   readonly file: string
-  readonly dtype: StoredDType
+  readonly dtype: StoredDType | (string & {})
   readonly shape: readonly number[]
   /** Byte of the file. */
   readonly start: number
   readonly bytes: number
 }
 
-export const widths: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1 }
+const widths: Record<StoredDType, number> = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1 }
 
 /** The format's own limit: https://huggingface.co/docs/safetensors, "header size is limited to 100 MB". */
 const MAX_HEADER = 100_000_000
 
 /**
  * Reads and checks the header of one safetensors file: 8 bytes of length, JSON, then the tensors back to back.
- * Tensors of other dtypes (integers) are listed by no entry; asking for one names it as missing.
  * @throws CheckpointError that names the file, and the tensor whose offsets, shape or bytes don't add up
  */
 export async function readHeader(file: string, handle: FileHandle): Promise<Map<string, Entry>> {
@@ -51,12 +51,13 @@ export async function readHeader(file: string, handle: FileHandle): Promise<Map<
     if (begin + stop > size) throw fail(`it ends at byte ${begin + stop} of a file of ${size}: the file is truncated.`)
     end = stop
     const width = widths[stored.dtype as StoredDType]
-    if (width === undefined) continue
-    const bytes = stored.shape.reduce((product, dim) => product * dim, width)
+    const bytes = width === undefined ? stop - start : stored.shape.reduce((product, dim) => product * dim, width)
     if (bytes !== stop - start)
       throw fail(`${stop - start} bytes don't hold ${stored.dtype} [${stored.shape}], which takes ${bytes}.`)
-    entries.set(name, { file, dtype: stored.dtype as StoredDType, shape: stored.shape, start: begin + start, bytes })
+    entries.set(name, { file, dtype: stored.dtype, shape: stored.shape, start: begin + start, bytes })
   }
+  if (begin + end !== size)
+    throw new CheckpointError({ file, fact: `${size - begin - end} bytes after its last tensor belong to none.` })
   return entries
 }
 
