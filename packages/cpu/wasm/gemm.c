@@ -12,7 +12,7 @@ void runGemm(Command* c, u8* scratch) {
   FOR_TASKS(t) {
     u32 column = t % columnTasks, head = t / columnTasks % heads, first = t / columnTasks / heads * rowsPerTask;
     if (first >= n || rowTasks == 0) continue;
-    Matrix part = {w.dtype, w.data + head * o * bytes, w.scales + head * o * blocks * 4, o, w.i};
+    Matrix part = {w.dtype, w.data + head * o * bytes, w.scales + head * o * blocks * 4, o, w.i, w.packed};
     u32 left = n - first;
     u32 row = first * heads + head;
     Rows rows = {.x = PTR(float, 1) + row * w.i,

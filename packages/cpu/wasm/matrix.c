@@ -81,6 +81,75 @@ INLINE void tileQ8(const int R, const int O, const Quantized* x, const i8* w, co
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) out[r][o] = sum4(acc[r][o]);
 }
 
+// Sums of four vectors' lanes, each in the order of sum4.
+INLINE f4 sum4x4(f4 a, f4 b, f4 c, f4 d) {
+  f4 ab = ADD(wasm_i32x4_shuffle(a, b, 0, 4, 1, 5), wasm_i32x4_shuffle(a, b, 2, 6, 3, 7));
+  f4 cd = ADD(wasm_i32x4_shuffle(c, d, 0, 4, 1, 5), wasm_i32x4_shuffle(c, d, 2, 6, 3, 7));
+  return ADD(wasm_i32x4_shuffle(ab, cd, 0, 1, 4, 5), wasm_i32x4_shuffle(ab, cd, 2, 3, 6, 7));
+}
+
+// out[r][0 … O) for R rows of x and O rows of a float32 panel.
+INLINE void panelF32(const int R, const int O, const float* const* x, const float* w, u32 n, float* const* out) {
+  f4 acc[R][O];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+  for (u32 k = 0; k < n; k += 4, w += 4 * PANEL) {
+    f4 a[R];
+    UNROLL for (int r = 0; r < R; r++) a[r] = F4(x[r] + k);
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 b = F4(w + 4 * o);
+      UNROLL for (int r = 0; r < R; r++) acc[r][o] = MADD(a[r], b, acc[r][o]);
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o += 4)
+    STORE(out[r] + o, sum4x4(acc[r][o], acc[r][o + 1], acc[r][o + 2], acc[r][o + 3]));
+}
+
+// out[0 … 8) for one row of x and a bf16 panel.
+static void panelBf16(const float* x, const u16* w, u32 n, float* out) {
+  f4 acc[PANEL];
+  f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
+  UNROLL for (int o = 0; o < PANEL; o++) acc[o] = zero4();
+  for (u32 k = 0; k < n; k += 8, w += 8 * PANEL) {
+    f4 a = F4(x + k), b = F4(x + k + 4);
+    UNROLL for (int o = 0; o < PANEL; o++) {
+      f4 words = F4(w + 8 * o);
+      acc[o] = MADD(a, wasm_i32x4_shl(words, 16), acc[o]);
+      acc[o] = MADD(b, wasm_v128_and(words, high), acc[o]);
+    }
+  }
+  STORE(out, sum4x4(acc[0], acc[1], acc[2], acc[3]));
+  STORE(out + 4, sum4x4(acc[4], acc[5], acc[6], acc[7]));
+}
+
+// A bf16 panel as a float32 panel.
+static void unpackPanel(const u16* w, float* out, u32 n) {
+  f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
+  for (u32 k = 0; k < n; k += 8, w += 8 * PANEL, out += 8 * PANEL) {
+    UNROLL for (int o = 0; o < PANEL; o++) {
+      f4 words = F4(w + 8 * o);
+      STORE(out + 4 * o, wasm_i32x4_shl(words, 16));
+      STORE(out + 4 * PANEL + 4 * o, wasm_v128_and(words, high));
+    }
+  }
+}
+
+// A panel against all rows of x. Eight sums at a time: a wider tile would not fit the 15 registers that V8 hands out.
+static void columnsPanel(const float* w, u32 n, u32 j, const Rows* rows) {
+  u32 r = 0;
+  for (; r + 2 <= rows->n; r += 2) {
+    const float* x[2] = {xRow(rows, r), xRow(rows, r + 1)};
+    for (u32 o = 0; o < PANEL; o += 4) {
+      float* out[2] = {outRow(rows, r) + j + o, outRow(rows, r + 1) + j + o};
+      panelF32(2, 4, x, w + 4 * o, n, out);
+    }
+  }
+  for (; r < rows->n; r++) {
+    const float* x[1] = {xRow(rows, r)};
+    float* out[1] = {outRow(rows, r) + j};
+    panelF32(1, 8, x, w, n, out);
+  }
+}
+
 static void unpackBf16(const u16* w, float* out, u32 n) {
   f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
   u32 k = 0;
@@ -94,7 +163,14 @@ static void unpackBf16(const u16* w, float* out, u32 n) {
 
 void unpackRow(const Matrix* w, u32 row, float* out) {
   u32 n = w->i;
-  if (w->dtype == W_F32) {
+  if (w->packed && row < w->o / PANEL * PANEL) {
+    u32 bf = w->dtype == W_BF16, step = bf ? 8 : 4;
+    const u8* at = (const u8*)w->data + row / PANEL * PANEL * n * (bf ? 2 : 4) + row % PANEL * 16;
+    for (u32 k = 0; k < n; k += step, at += 16 * PANEL) {
+      if (bf) unpackBf16((const u16*)at, out + k, 8);
+      else STORE(out + k, F4(at));
+    }
+  } else if (w->dtype == W_F32) {
     const float* data = (const float*)w->data + row * n;
     for (u32 k = 0; k < n; k++) out[k] = data[k];
   } else if (w->dtype == W_BF16) {
@@ -176,7 +252,16 @@ void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch
   u32 n = w->i;
   for (u32 j = from; j < to; j += 8) {
     int count = to - j < 8 ? (int)(to - j) : 8;
-    if (w->dtype == W_Q8) {
+    if (w->packed && count == PANEL) {
+      if (w->dtype == W_F32) {
+        columnsPanel((const float*)w->data + j * n, n, j, rows);
+      } else if (rows->n < 3) {
+        for (u32 r = 0; r < rows->n; r++) panelBf16(xRow(rows, r), (const u16*)w->data + j * n, n, outRow(rows, r) + j);
+      } else {
+        unpackPanel((const u16*)w->data + j * n, scratch, n);
+        columnsPanel(scratch, n, j, rows);
+      }
+    } else if (w->dtype == W_Q8) {
       columnsQ8(w, j, count, rows);
     } else if (w->dtype == W_F32) {
       columnsF32((const float*)w->data + j * n, n, j, count, rows);
@@ -186,5 +271,15 @@ void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch
       for (int o = 0; o < count; o++) unpackBf16((const u16*)w->data + (j + o) * n, scratch + o * n, n);
       columnsF32(scratch, n, j, count, rows);
     }
+  }
+}
+
+// Row-major rows of `vectors` · 16 bytes to panels, in place; `space` holds a panel.
+__attribute__((export_name("packRows"))) void packRows(u8* data, u8* space, u32 rows, u32 vectors) {
+  u32 bytes = PANEL * vectors * 16;
+  for (u32 row = 0; row + PANEL <= rows; row += PANEL, data += bytes) {
+    __builtin_memcpy(space, data, bytes);
+    for (u32 v = 0; v < vectors; v++)
+      for (u32 o = 0; o < PANEL; o++) STORE(data + (v * PANEL + o) * 16, F4(space + (o * vectors + v) * 16));
   }
 }

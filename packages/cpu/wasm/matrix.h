@@ -9,9 +9,13 @@ enum { Q8_BLOCK = 32 };
 //  f32   rows of i floats
 //  bf16  rows of i words; each whole group of 8 is stored 0 4 1 5 2 6 3 7, so that a shift and a mask widen it in order
 //  q8    rows of ceil(i / 32) blocks of 32 int8, zero-padded; one float scale a block at `scales`
+// Packed f32 and bf16: whole groups of PANEL rows are stored 16 bytes of each row in turn, so that a product of eight
+// rows reads memory in one sequence; the rows left over follow as they are. Asks for rows of whole 32 bytes.
 typedef struct {
-  u32 dtype, data, scales, o, i;
+  u32 dtype, data, scales, o, i, packed;
 } Matrix;
+
+enum { PANEL = 8 };
 
 // Rows of activations quantized to 16 bits in blocks of 32, for q8 products: values, then one scale a block.
 typedef struct {

@@ -11,7 +11,7 @@ export interface QuantizedRows {
 
 const none: QuantizedRows = { values: 0, scales: 0, bytes: 0 }
 /** Multiply-adds of one task: long enough to hide the claim, short enough to balance. */
-const TASK_WORK = 49152
+const TASK_WORK = 24576
 const TASK_ROWS = 64
 
 /** Records the quantization of x `[n, d]` where `precision` needs it. */

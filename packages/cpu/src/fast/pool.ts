@@ -12,6 +12,7 @@ export interface Kernels {
   quit(sync: number): void
   widen(out: number, source: number, dtype: number, n: number): void
   toBf16Rows(out: number, source: number, dtype: number, rows: number, i: number): void
+  packRows(data: number, space: number, rows: number, vectors: number): void
   toQ8Rows(out: number, scales: number, source: number, dtype: number, rows: number, i: number, result: number): void
 }
 

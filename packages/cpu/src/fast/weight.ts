@@ -19,8 +19,10 @@ export interface QuantizationError {
 /** Codes of wasm/matrix.h and gemm.c. */
 const stored = { f32: 0, bf16: 1, q8: 2 } as const
 const sources = { f32: 0, bf16: 1, f16: 2 } as const
-/** A Matrix: dtype, data, scales, o, i. */
-export const MATRIX_WORDS = 5
+/** A Matrix: dtype, data, scales, o, i, packed. */
+export const MATRIX_WORDS = 6
+/** Rows of a panel, of wasm/matrix.h. */
+const PANEL = 8
 
 /** Matrix or stack of matrices `[…, o, i]` in shared memory; the stack is one tall matrix. */
 export class FastWeight implements Weight {
@@ -54,6 +56,9 @@ export class FastWeight implements Weight {
       )
     const precision = wanted === 'checkpoint' ? (source.dtype === 'bf16' ? 'bf16' : 'f32') : wanted
     const sourceBytes = size * (source.dtype === 'f32' ? 4 : 2)
+    // A stack is packed matrix by matrix, which is the same where each has whole panels.
+    const rows = source.shape.length > 1 ? source.shape.at(-2)! : 1
+    const packed = precision !== 'q8' && i % 8 === 0 && o >= PANEL && (rows % PANEL === 0 || rows === o)
     const blocks: [number, number][] = []
     const take = (bytes: number) => {
       const address = heap.allocate(bytes)
@@ -100,12 +105,18 @@ export class FastWeight implements Weight {
         await fill(start)
         if (source.dtype !== 'f32') kernels.widen(data, start, sources[source.dtype], size)
       }
+      if (packed) {
+        const rowBytes = i * (precision === 'bf16' ? 2 : 4)
+        const space = heap.allocate(PANEL * rowBytes)
+        kernels.packRows(data, space, o, rowBytes / 16)
+        heap.release(space, PANEL * rowBytes)
+      }
     } catch (error) {
       for (const [address, bytes] of blocks) heap.release(address, bytes)
       throw error
     }
     const descriptor = take(MATRIX_WORDS * 4)
-    heap.i32.set([stored[precision], data, scales, o, i], descriptor / 4)
+    heap.i32.set([stored[precision], data, scales, o, i, packed ? 1 : 0], descriptor / 4)
     return new FastWeight(heap, source.shape, precision, o, i, descriptor, blocks)
   }
 
