@@ -34,6 +34,8 @@ export type {
   GenerationRequest,
   RequestEvent,
   RequestHandle,
+  RequestListener,
+  RunningRequest,
   TokenConstraint,
   TokenEvent,
 } from './scheduler/request'
@@ -41,5 +43,5 @@ export type { SamplingParams } from './scheduler/sampler'
 export { uniform } from './scheduler/sampler'
 export type { EngineStats, PageMap, StepReport } from './scheduler/stats'
 export type { TextEvent, TextFinishEvent, TextRequest } from './scheduler/text'
-export { streamText } from './scheduler/text'
+export { startText, streamText } from './scheduler/text'
 export { loadTokenizer } from './tokenizer'

@@ -6,7 +6,7 @@ import { bodyLimit } from 'hono/body-limit'
 import type { Tenant } from './access'
 import { chat } from './chat'
 import { completions } from './completions'
-import type { ServerContext } from './context'
+import type { NodeEnv, ServerContext } from './context'
 import { HttpError, toHttpError } from './errors'
 import { live } from './live'
 import { describe } from './openapi'
@@ -18,9 +18,9 @@ import { ChatRequest, CompletionRequest } from './schemas'
 type Start<Body> = (context: ServerContext, body: Body, tenant: Tenant, signal: AbortSignal) => Answer
 
 /** The HTTP surface: OpenAI's API, health and metrics, and the page. */
-export function createApp(context: ServerContext): OpenAPIHono {
+export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
   const { model, access, limits, metrics, logger } = context
-  const app = new OpenAPIHono()
+  const app = new OpenAPIHono<NodeEnv>()
 
   app.use(async (c, next) => {
     const started = performance.now()
@@ -54,7 +54,7 @@ export function createApp(context: ServerContext): OpenAPIHono {
     c.text(await metrics.registry.metrics(), 200, { 'Content-Type': metrics.registry.contentType }),
   )
 
-  const tenantOf = (c: Context) => access.tenant(c.req.header('Authorization'))
+  const tenantOf = (c: Context<NodeEnv>) => access.tenant(c.req.header('Authorization'))
   const card = { id: model.id, object: 'model', created: model.created, owned_by: 'flashmla' }
   app.get('/v1/models', (c) => {
     tenantOf(c)
@@ -84,7 +84,7 @@ export function createApp(context: ServerContext): OpenAPIHono {
   })
   const generate =
     <Body extends CompletionBody | ChatBody>(schema: z.ZodType<Body>, start: Start<Body>) =>
-    async (c: Context): Promise<Response> => {
+    async (c: Context<NodeEnv>): Promise<Response> => {
       const tenant = tenantOf(c)
       if (context.draining()) throw new HttpError(503, 'The server is going down.', { code: 'draining', retryAfter: 1 })
       const body = parse(schema, await readJson(c))
@@ -96,9 +96,8 @@ export function createApp(context: ServerContext): OpenAPIHono {
         return await respond(c, context, answer, {
           stream: body.stream ?? false,
           includeUsage: body.stream_options?.include_usage ?? false,
-          ended: (outcome) => {
+          ended: (outcome, { prompt_tokens, completion_tokens, prompt_tokens_details }) => {
             leave()
-            const { prompt_tokens, completion_tokens, prompt_tokens_details } = answer.choices.usage()
             const milliseconds = Math.round(performance.now() - started)
             const text = context.logPrompts ? { request: 'prompt' in body ? body.prompt : body.messages } : {}
             const tokens = {
@@ -122,7 +121,7 @@ export function createApp(context: ServerContext): OpenAPIHono {
   return app
 }
 
-async function readJson(c: Context): Promise<unknown> {
+async function readJson(c: Context<NodeEnv>): Promise<unknown> {
   const text = await c.req.text()
   try {
     return JSON.parse(text)
@@ -158,7 +157,7 @@ const types: Record<string, string> = {
   '.map': 'application/json',
 }
 
-function servePage(app: OpenAPIHono, root: string): void {
+function servePage(app: OpenAPIHono<NodeEnv>, root: string): void {
   app.get('/*', async (c, next) => {
     const path = normalize(c.req.path === '/' ? '/index.html' : c.req.path)
     const type = types[extname(path)]

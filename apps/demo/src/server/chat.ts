@@ -1,21 +1,22 @@
 import type { ChatMessage } from '@flashmla/engine'
 import type { Tenant } from './access'
 import type { ServerContext } from './context'
+import type { Generation } from './generation'
 import { startGeneration } from './generation'
 import type { Answer } from './respond'
 import type { ChatBody, Message } from './schemas'
 
-/** Starts a /v1/chat/completions request. */
+/** A /v1/chat/completions request, ready to run. */
 export function chat(context: ServerContext, body: ChatBody, tenant: Tenant, signal: AbortSignal): Answer {
   const prompt = context.tokenizer.encode(context.chat.render(body.messages.map(flatten), body.tools)).ids
   const max_tokens = body.max_completion_tokens ?? body.max_tokens
-  const choices = startGeneration(context, {
+  const generation: Generation = {
     prompts: [prompt],
     body: { ...body, max_tokens },
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
     tenant,
     signal,
-  })
+  }
   const named = ({ token, logprob }: { token: number; logprob: number }) => {
     const { vocabulary, tokenizer } = context
     const text = vocabulary.isSpecial(token) ? (tokenizer.id_to_token(token) ?? '') : vocabulary.text([token])
@@ -23,7 +24,7 @@ export function chat(context: ServerContext, body: ChatBody, tenant: Tenant, sig
   }
   const started = new Set<number>()
   return {
-    choices,
+    start: (listener) => startGeneration(context, generation, listener),
     object: 'chat.completion',
     chunkObject: 'chat.completion.chunk',
     idPrefix: 'chatcmpl-',

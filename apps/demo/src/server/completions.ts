@@ -1,12 +1,12 @@
 import type { Tenant } from './access'
 import type { ServerContext } from './context'
 import { HttpError } from './errors'
-import type { Choices, Generation } from './generation'
+import type { Generation } from './generation'
 import { startGeneration } from './generation'
 import type { Answer } from './respond'
 import type { CompletionBody } from './schemas'
 
-/** Starts a /v1/completions request. */
+/** A /v1/completions request, ready to run. */
 export function completions(context: ServerContext, body: CompletionBody, tenant: Tenant, signal: AbortSignal): Answer {
   if (body.suffix)
     throw new HttpError(400, 'suffix is not supported: the models served here only continue.', { param: 'suffix' })
@@ -16,7 +16,6 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
   const n = body.n ?? 1
   const echoes = prompts.map((ids) => (body.echo ? context.vocabulary.text(ids) : ''))
   const generation: Generation = { prompts, body, logprobs: body.logprobs, tenant, signal }
-  const choices: Choices = startGeneration(context, generation)
   const logprobs = (event: LogprobSource | undefined, offset: number) => {
     if (body.logprobs === undefined || event?.logprob === undefined) return null
     const top = Object.fromEntries((event.top ?? []).map(({ token, logprob }) => [name(context, token), logprob]))
@@ -30,7 +29,7 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
   const offsets = new Map<number, number>()
   const seen = new Set<number>()
   return {
-    choices,
+    start: (listener) => startGeneration(context, generation, listener),
     object: 'text_completion',
     chunkObject: 'text_completion',
     idPrefix: 'cmpl-',

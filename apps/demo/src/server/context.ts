@@ -1,4 +1,5 @@
 import type { ChatTemplate, LlmEngine, TokenGrammar, Vocabulary } from '@flashmla/engine'
+import type { HttpBindings } from '@hono/node-server'
 import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Logger } from 'pino'
 import type { Access } from './access'
@@ -48,4 +49,9 @@ export interface ServedModel {
   /** Bytes of one token over all layers, in this cache and in one of full keys and values. */
   readonly latentBytesPerToken: number
   readonly mhaBytesPerToken: number
+}
+
+/** The bindings that Node's server gives each request. */
+export interface NodeEnv {
+  readonly Bindings: HttpBindings
 }

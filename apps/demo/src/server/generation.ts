@@ -1,5 +1,12 @@
-import type { SamplingParams, TextEvent, TextFinishEvent, TextRequest } from '@flashmla/engine'
-import { streamText } from '@flashmla/engine'
+import type {
+  RequestListener,
+  RunningRequest,
+  SamplingParams,
+  TextEvent,
+  TextFinishEvent,
+  TextRequest,
+} from '@flashmla/engine'
+import { startText } from '@flashmla/engine'
 import type { Tenant } from './access'
 import type { GrammarFormat, ServerContext } from './context'
 import { HttpError } from './errors'
@@ -16,61 +23,76 @@ export interface Generation {
   readonly signal: AbortSignal
 }
 
-/** The running samples of a request: their events in the order of arrival, and what they have used so far. */
+/** The running samples of a request, and what they have used so far. */
 export interface Choices {
-  readonly events: AsyncIterable<ChoiceEvent>
   usage(): Usage
+  /** Ends them all; the listener hears an AbortedError unless it has heard of an end. */
   cancel(): void
 }
 
 /**
- * Submits every prompt of a request, or none.
+ * Submits every prompt of a request, or none. The listener hears of all of them, and of the first error as the end.
  * @throws HttpError and the engine's errors before anything was queued
  */
-export function startGeneration(context: ServerContext, generation: Generation): Choices {
+export function startGeneration(
+  context: ServerContext,
+  generation: Generation,
+  listener: RequestListener<ChoiceEvent>,
+): Choices {
   const { prompts, body, signal } = generation
+  const { metrics } = context
   const n = body.n ?? 1
   const requests = prompts.map((prompt) => textRequest(context, prompt, generation))
   const started = performance.now()
-  const streams: ReturnType<typeof streamText>[] = []
-  try {
-    for (const request of requests) streams.push(streamText(context.engine, context.vocabulary, request))
-  } catch (error) {
-    for (const stream of streams) {
-      stream.cancel()
-      // Nobody will read these: their end is no news.
-      drain(stream)
-    }
-    throw error
-  }
   const used = { completion: 0, cached: prompts.map(() => 0) }
-  const last = new Map<number, number>()
+  const last: number[] = []
   const observe = (prompt: number, event: ChoiceEvent) => {
     const now = performance.now()
     if (event.type === 'finish') {
       used.cached[prompt] = event.cachedTokens
-      context.metrics.duration.observe((now - started) / 1000)
+      metrics.duration.observe((now - started) / 1000)
       return
     }
     used.completion++
-    const before = last.get(event.index)
-    if (before === undefined) context.metrics.firstToken.observe((now - started) / 1000)
-    else context.metrics.interToken.observe((now - before) / 1000)
-    last.set(event.index, now)
+    const before = last[event.index]
+    if (before === undefined) metrics.firstToken.observe((now - started) / 1000)
+    else metrics.interToken.observe((now - before) / 1000)
+    last[event.index] = now
   }
-  const numbered = streams.map(async function* (stream, prompt) {
-    for await (const event of stream) {
-      const choice = { ...event, index: prompt * n + event.index }
-      observe(prompt, choice)
-      yield choice
-    }
-  })
+  const running: RunningRequest[] = []
   const cancel = () => {
-    for (const stream of streams) stream.cancel()
+    for (const each of running) each.cancel()
+  }
+  let open = prompts.length
+  const end = (error?: Error) => {
+    if (open === 0) return
+    open = error ? 0 : open - 1
+    if (open > 0) return
+    signal.removeEventListener('abort', cancel)
+    if (error) cancel()
+    listener.end(error)
+  }
+  try {
+    requests.forEach((request, prompt) => {
+      const each: RequestListener<ChoiceEvent> = {
+        event(event) {
+          if (open === 0) return
+          const choice = prompt === 0 ? event : { ...event, index: prompt * n + event.index }
+          observe(prompt, choice)
+          listener.event(choice)
+        },
+        end,
+      }
+      running.push(startText(context.engine, context.vocabulary, request, each))
+    })
+  } catch (error) {
+    // The caller is told by this error, and of no end.
+    open = 0
+    cancel()
+    throw error
   }
   signal.addEventListener('abort', cancel, { once: true })
   return {
-    events: numbered.length === 1 ? numbered[0]! : merge(numbered),
     usage: () => {
       const prompt = prompts.reduce((sum, ids) => sum + ids.length, 0)
       return {
@@ -148,34 +170,4 @@ function grammarFormat(body: SharedBody): GrammarFormat | undefined {
 
 function defined<T extends object>(fields: T): { [K in keyof T]: NonNullable<T[K]> } {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never
-}
-
-async function drain(events: AsyncIterable<unknown>): Promise<void> {
-  try {
-    for await (const _ of events);
-  } catch {
-    // Cancelled, as was asked.
-  }
-}
-
-/** The events of several iterators as they come. */
-async function* merge<T>(sources: readonly AsyncGenerator<T>[]): AsyncGenerator<T> {
-  const pull = async (source: AsyncGenerator<T>) => ({ source, result: await source.next() })
-  const pending = new Map(sources.map((source) => [source, pull(source)]))
-  try {
-    while (pending.size > 0) {
-      const { source, result } = await Promise.race(pending.values())
-      if (result.done) {
-        pending.delete(source)
-        continue
-      }
-      pending.set(source, pull(source))
-      yield result.value
-    }
-  } finally {
-    for (const [source, next] of pending) {
-      next.catch(() => {})
-      source.return(undefined).catch(() => {})
-    }
-  }
 }

@@ -1,9 +1,10 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { z } from '@hono/zod-openapi'
+import type { NodeEnv } from './context'
 import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse, ErrorResponse } from './schemas'
 
 /** Describes the API from the schemas that validate it. */
-export function describe(app: OpenAPIHono): void {
+export function describe(app: OpenAPIHono<NodeEnv>): void {
   const json = (schema: z.ZodType, description: string) => ({
     description,
     content: { 'application/json': { schema } },

@@ -1,13 +1,17 @@
 import { randomUUID } from 'node:crypto'
+import type { RequestListener } from '@flashmla/engine'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Context } from 'hono'
-import type { ServerContext } from './context'
+import type { NodeEnv, ServerContext } from './context'
 import { toHttpError } from './errors'
-import { eventStream } from './event-stream'
+import { EventStream } from './event-stream'
 import type { ChoiceEvent, Choices } from './generation'
+import type { Usage } from './schemas'
 
-/** A running request and how its events are written down. */
+/** A request that is ready to run, and how its events are written down. */
 export interface Answer {
-  readonly choices: Choices
+  /** Starts it; the listener hears nothing before this has returned. @throws HttpError and the engine's errors */
+  readonly start: (listener: RequestListener<ChoiceEvent>) => Choices
   readonly object: string
   readonly chunkObject: string
   readonly idPrefix: string
@@ -29,13 +33,13 @@ interface Envelope {
 export interface RespondOptions {
   readonly stream: boolean
   readonly includeUsage: boolean
-  /** Called once, when the answer has ended in whatever way. */
-  readonly ended: (outcome: 'answered' | 'failed' | 'gone') => void
+  /** Called once, when the answer has ended in whatever way. Not called when it could not start. */
+  readonly ended: (outcome: 'answered' | 'failed' | 'gone', usage: Usage) => void
 }
 
 /** Answers in one piece, or as server-sent events that end with [DONE]. */
 export async function respond(
-  c: Context,
+  c: Context<NodeEnv>,
   context: ServerContext,
   answer: Answer,
   options: RespondOptions,
@@ -49,22 +53,29 @@ export async function respond(
   return options.stream ? streamed(c, context, answer, envelope, options) : complete(c, answer, envelope, options)
 }
 
-async function complete(c: Context, answer: Answer, envelope: Envelope, options: RespondOptions): Promise<Response> {
+async function complete(
+  c: Context<NodeEnv>,
+  answer: Answer,
+  envelope: Envelope,
+  options: RespondOptions,
+): Promise<Response> {
   const chunks: object[][] = Array.from({ length: answer.count }, () => [])
-  try {
-    for await (const event of answer.choices.events) chunks[event.index]!.push(...answer.chunk(event))
-  } catch (error) {
-    options.ended('failed')
-    throw error
-  } finally {
-    answer.choices.cancel()
-  }
-  options.ended('answered')
-  return c.json({ ...envelope, choices: chunks.map(answer.whole), usage: answer.choices.usage() })
+  const usage = await new Promise<Usage>((resolve, reject) => {
+    const choices = answer.start({
+      event: (event) => void chunks[event.index]!.push(...answer.chunk(event)),
+      end(error) {
+        const gone = c.req.raw.signal.aborted
+        options.ended(error ? (gone ? 'gone' : 'failed') : 'answered', choices.usage())
+        if (error) reject(error)
+        else resolve(choices.usage())
+      },
+    })
+  })
+  return c.json({ ...envelope, choices: chunks.map(answer.whole), usage })
 }
 
 function streamed(
-  c: Context,
+  c: Context<NodeEnv>,
   context: ServerContext,
   answer: Answer,
   envelope: Envelope,
@@ -74,37 +85,23 @@ function streamed(
   // All chunks of an answer begin and end alike: written once, not once a token.
   const head = `${JSON.stringify(envelope).slice(0, -1)},"choices":[`
   const tail = `]${usageField}}`
-  const body = eventStream(
-    context.limits.stallMs,
-    () => answer.choices.cancel(),
-    async (stream) => {
-      let outcome: 'answered' | 'failed' | 'gone' = 'gone'
-      try {
-        for await (const event of answer.choices.events) {
-          for (const choice of answer.chunk(event)) await stream.send(head + JSON.stringify(choice) + tail)
-          if (stream.gone) return
-        }
-        if (options.includeUsage) {
-          await stream.send(JSON.stringify({ ...envelope, choices: [], usage: answer.choices.usage() }))
-        }
-        await stream.send('[DONE]')
-        outcome = 'answered'
-      } catch (error) {
-        if (stream.gone) return
-        outcome = 'failed'
+  const choices = answer.start({
+    event(event) {
+      for (const choice of answer.chunk(event)) stream.send(head + JSON.stringify(choice) + tail)
+    },
+    end(error) {
+      if (error) {
         const httpError = toHttpError(error)
         if (httpError.status === 500) context.logger.error({ err: error }, 'generation failed')
-        await stream.send(JSON.stringify(httpError.body))
-      } finally {
-        answer.choices.cancel()
-        options.ended(outcome)
+        stream.send(JSON.stringify(httpError.body))
+      } else {
+        if (options.includeUsage) stream.send(JSON.stringify({ ...envelope, choices: [], usage: choices.usage() }))
+        stream.send('[DONE]')
       }
+      stream.end()
+      options.ended(stream.gone ? 'gone' : error ? 'failed' : 'answered', choices.usage())
     },
-  )
-  return c.body(body, 200, {
-    'Content-Type': 'text/event-stream',
-    'Cache-Control': 'no-cache',
-    Connection: 'keep-alive',
-    'X-Accel-Buffering': 'no',
   })
+  const stream = new EventStream(c.env.outgoing, { stallMs: context.limits.stallMs, onGone: () => choices.cancel() })
+  return RESPONSE_ALREADY_SENT
 }

@@ -119,9 +119,8 @@ describe('TextAssembler', () => {
     const assembler = new TextAssembler(vocabulary, stop)
     const pieces: string[] = []
     for (const id of tokenizer.encode(text, { add_special_tokens: false }).ids) {
-      const ended = assembler.push(id)
-      pieces.push(assembler.shift())
-      if (ended) break
+      pieces.push(assembler.push(id))
+      if (assembler.stopped) break
     }
     return { pieces, text: pieces.join('') + assembler.flush() }
   }

@@ -9,6 +9,7 @@ export interface TokenizerVocabulary {
 /** The bytes that each token of a byte-level vocabulary stands for (GPT-2's alphabet, as DeepSeek and Kimi use it). */
 export class Vocabulary {
   readonly #bytes: Uint8Array[] = []
+  readonly #texts: (string | undefined)[] = []
   readonly #special = new Set<number>()
 
   /** @throws UnsupportedError when a token is not written in the byte-level alphabet */
@@ -37,6 +38,17 @@ export class Vocabulary {
   /** Empty for special tokens and for ids without a token. */
   bytes(id: number): Uint8Array {
     return this.#bytes[id] ?? new Uint8Array(0)
+  }
+
+  /** The token's text, where its bytes are whole characters. */
+  wholeText(id: number): string | undefined {
+    if (id in this.#texts) return this.#texts[id]
+    let text: string | undefined
+    try {
+      text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(this.bytes(id))
+    } catch {}
+    this.#texts[id] = text
+    return text
   }
 
   isSpecial(id: number): boolean {

@@ -1,12 +1,14 @@
 import type { CachedSequence } from '@flashmla/kv-cache'
-import type { EventQueue, GenerationRequest, TokenConstraint } from './request'
+import type { GenerationRequest, RequestListener, TokenConstraint } from './request'
 import type { SamplingParams } from './sampler'
 
 /** A request as the engine keeps it: its samples, and what they have in common. */
 export interface Job {
   readonly id: number
   readonly request: GenerationRequest
-  readonly queue: EventQueue
+  readonly listener: RequestListener
+  /** Cancels the request; bound, for an AbortSignal. */
+  readonly cancel: () => void
   readonly sampling: SamplingParams
   readonly seed: number
   readonly maxTokens: number

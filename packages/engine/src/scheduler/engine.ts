@@ -6,7 +6,7 @@ import type { Job } from './branch'
 import { Branch } from './branch'
 import type { Drafter } from './drafter'
 import { PromptLookupDrafter } from './drafter'
-import type { FinishReason, GenerationRequest, RequestHandle } from './request'
+import type { FinishReason, GenerationRequest, RequestHandle, RequestListener, RunningRequest } from './request'
 import { checkRequest, EventQueue } from './request'
 import { checkSampling, sampleToken, uniform } from './sampler'
 import type { Scheduled } from './scheduler'
@@ -97,6 +97,17 @@ export class LlmEngine {
    * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait
    */
   submit(request: GenerationRequest): RequestHandle {
+    const queue = new EventQueue(() => running.cancel())
+    const running = this.start(request, queue)
+    return { ...running, [Symbol.asyncIterator]: () => queue[Symbol.asyncIterator]() }
+  }
+
+  /**
+   * Queues a request whose events `listener` hears within the step that made them: `submit` without its queue, for
+   * servers of many requests. It hears nothing before this has returned.
+   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait
+   */
+  start(request: GenerationRequest, listener: RequestListener): RunningRequest {
     if (this.#disposed) throw new DisposedError('An engine')
     const { config, pool, pageSize } = this.model
     const capacity = pool.numBlocks * pageSize
@@ -108,11 +119,11 @@ export class LlmEngine {
     const id = this.#nextId++
     const room = Math.min(config.maxPositions, capacity) - request.prompt.length
     const cancel = () => this.#end(job, new AbortedError(`Request ${id}`))
-    const queue = new EventQueue(id, cancel)
     const job: Job = {
       id,
       request,
-      queue,
+      listener,
+      cancel,
       sampling: request.sampling ?? {},
       seed: request.sampling?.seed ?? Math.floor(Math.random() * 0x100000000),
       maxTokens: Math.min(request.maxTokens ?? room, room),
@@ -128,14 +139,16 @@ export class LlmEngine {
     this.#jobs.set(id, job)
     this.#counters.prompt += request.prompt.length
     if (job.maxTokens === 0) {
-      for (const branch of [...job.live]) this.#finish(branch, 'length')
-      return queue
+      queueMicrotask(() => {
+        for (const branch of [...job.live]) this.#finish(branch, 'length')
+      })
+      return { id, cancel }
     }
     // The first sample computes the prompt; the others fork from it.
     this.#scheduler.enqueue([...job.live][0]!)
-    request.signal?.addEventListener('abort', queue.abort, { once: true })
+    request.signal?.addEventListener('abort', cancel, { once: true })
     this.#loop ??= this.#run()
-    return queue
+    return { id, cancel }
   }
 
   /** Requests that hold no pages yet. */
@@ -281,7 +294,7 @@ export class LlmEngine {
     }
     if (first)
       for (const other of [...job.live]) {
-        if (other === branch || other.index <= branch.index || other.generated > 0) continue
+        if (!job.live.has(other) || other.index <= branch.index || other.generated > 0) continue
         this.#sample(other, logits)
         delivered += other.generated
       }
@@ -308,7 +321,9 @@ export class LlmEngine {
     if (eos || request.stopTokenIds?.includes(token)) return this.#finish(branch, 'stop')
     constraint?.accept(token)
     branch.tokens.push(token)
-    job.queue.push({ type: 'token', index, ...sample })
+    job.listener.event({ type: 'token', index, ...sample })
+    // The listener may have cancelled its request.
+    if (!job.live.has(branch)) return true
     if (request.shouldStop?.(index, token) || constraint?.ended) return this.#finish(branch, 'stop')
     const full = branch.tokens.length >= Math.min(this.model.config.maxPositions, this.#capacity)
     if (branch.generated >= job.maxTokens || full) return this.#finish(branch, 'length')
@@ -331,7 +346,7 @@ export class LlmEngine {
       branch.sequence.truncate(Math.min(branch.sequence.length, branch.tokens.length - 1))
       this.#commit(branch)
     }
-    job.queue.push({
+    job.listener.event({
       type: 'finish',
       index: branch.index,
       reason,
@@ -354,8 +369,8 @@ export class LlmEngine {
       else this.#scheduler.remove(branch)
     }
     job.live.clear()
-    job.request.signal?.removeEventListener('abort', job.queue.abort)
-    job.queue.close(error)
+    job.request.signal?.removeEventListener('abort', job.cancel)
+    job.listener.end(error)
   }
 }
 

@@ -1,4 +1,3 @@
-import type { FlashMlaError } from '@flashmla/spec'
 import { InvalidArgumentError } from '@flashmla/spec'
 import type { SamplingParams } from './sampler'
 
@@ -61,51 +60,47 @@ export interface FinishEvent {
 
 export type RequestEvent = TokenEvent | FinishEvent
 
-/** The events of one request. Leaving the loop early cancels it. */
-export interface RequestHandle extends AsyncIterable<RequestEvent> {
+/** A request that runs. */
+export interface RunningRequest {
   readonly id: number
-  /** Frees everything the request holds at once; the iteration then throws AbortedError. No effect after the end. */
+  /** Frees everything the request holds at once; it ends with an AbortedError. No effect after the end. */
   cancel(): void
 }
 
-/** The consumer's side of a request: a queue that the engine fills and the caller drains. */
-export class EventQueue implements RequestHandle {
-  readonly #events: RequestEvent[] = []
+/** The events of one request. Leaving the loop early cancels it. */
+export interface RequestHandle extends RunningRequest, AsyncIterable<RequestEvent> {}
+
+/** Hears the events of one request as the engine produces them, within its step: what takes long here delays every request. */
+export interface RequestListener<E = RequestEvent> {
+  /** Must not throw: the request would end with what was thrown. */
+  event(event: E): void
+  /** Called once, after the last event; with the error when the request failed. Must not throw. */
+  end(error?: Error): void
+}
+
+/** A listener whose events are read by iterating: a queue that the engine fills and the caller drains. */
+export class EventQueue<E = RequestEvent> implements RequestListener<E>, AsyncIterable<E> {
+  readonly #events: E[] = []
   #next = 0
-  #error: FlashMlaError | Error | undefined
+  #error: Error | undefined
   #closed = false
   #wake: (() => void) | undefined
 
-  constructor(
-    readonly id: number,
-    private readonly onCancel: () => void,
-  ) {}
+  /** `onLeave` is called when the iteration ends, however it does. */
+  constructor(private readonly onLeave: () => void) {}
 
-  get closed(): boolean {
-    return this.#closed
-  }
-
-  push(event: RequestEvent): void {
-    if (this.#closed) return
+  event(event: E): void {
     this.#events.push(event)
     this.#notify()
   }
 
-  close(error?: Error): void {
-    if (this.#closed) return
+  end(error?: Error): void {
     this.#closed = true
     this.#error = error
     this.#notify()
   }
 
-  cancel(): void {
-    if (!this.#closed) this.onCancel()
-  }
-
-  /** `cancel`, bound, for an AbortSignal. */
-  readonly abort = () => this.cancel()
-
-  async *[Symbol.asyncIterator](): AsyncIterator<RequestEvent> {
+  async *[Symbol.asyncIterator](): AsyncIterator<E> {
     try {
       for (;;) {
         while (this.#next < this.#events.length) yield this.#events[this.#next++]!
@@ -116,7 +111,7 @@ export class EventQueue implements RequestHandle {
         })
       }
     } finally {
-      this.cancel()
+      this.onLeave()
     }
   }
 

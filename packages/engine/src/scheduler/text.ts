@@ -1,6 +1,7 @@
 import type { Vocabulary } from '../grammar/vocabulary'
 import type { LlmEngine } from './engine'
-import type { FinishEvent, GenerationRequest, TokenEvent } from './request'
+import type { FinishEvent, GenerationRequest, RequestListener, RunningRequest, TokenEvent } from './request'
+import { EventQueue } from './request'
 
 export interface TextRequest extends Omit<GenerationRequest, 'shouldStop'> {
   /** Generation of a sample ends before the first of these that it writes. */
@@ -23,25 +24,35 @@ export function streamText(
   vocabulary: Vocabulary,
   request: TextRequest,
 ): AsyncIterable<TextEvent | TextFinishEvent> & { cancel(): void } {
+  const queue = new EventQueue<TextEvent | TextFinishEvent>(() => running.cancel())
+  const running = startText(engine, vocabulary, request, queue)
+  return { cancel: running.cancel, [Symbol.asyncIterator]: () => queue[Symbol.asyncIterator]() }
+}
+
+/** `streamText` for a listener, which hears each event within the step that made it. */
+export function startText(
+  engine: LlmEngine,
+  vocabulary: Vocabulary,
+  request: TextRequest,
+  listener: RequestListener<TextEvent | TextFinishEvent>,
+): RunningRequest {
   const { stop = [], ...rest } = request
   const assemblers = Array.from({ length: request.n ?? 1 }, () => new TextAssembler(vocabulary, stop))
-  const handle = engine.submit({ ...rest, shouldStop: (index, token) => assemblers[index]!.push(token) })
-  return {
-    cancel: () => handle.cancel(),
-    async *[Symbol.asyncIterator]() {
-      for await (const event of handle) {
+  return engine.start(
+    { ...rest, shouldStop: (index) => assemblers[index]!.stopped },
+    {
+      event(event) {
         const assembler = assemblers[event.index]!
-        yield { ...event, text: event.type === 'token' ? assembler.shift() : assembler.flush() }
-      }
+        listener.event({ ...event, text: event.type === 'token' ? assembler.push(event.token) : assembler.flush() })
+      },
+      end: (error) => listener.end(error),
     },
-  }
+  )
 }
 
 /** Tokens to text: holds back an incomplete character, and what may be the beginning of a stop string. */
 export class TextAssembler {
-  readonly #decoder = new TextDecoder()
-  readonly #pieces: string[] = []
-  #pieceAt = 0
+  #decoder: InstanceType<typeof TextDecoder> | undefined
   #held = ''
   #stopped = false
 
@@ -50,31 +61,42 @@ export class TextAssembler {
     private readonly stop: readonly string[],
   ) {}
 
-  /** Takes the next token; true when a stop string is complete. */
-  push(token: number): boolean {
-    this.#held += this.#decoder.decode(this.vocabulary.bytes(token), { stream: true })
-    const ends = this.stop.map((text) => this.#held.indexOf(text)).filter((at) => at >= 0)
-    if (ends.length > 0) {
-      this.#stopped = true
-      this.#pieces.push(this.#held.slice(0, Math.min(...ends)))
-      this.#held = ''
-      return true
-    }
-    const safe = this.#held.length - this.#overlap()
-    this.#pieces.push(this.#held.slice(0, safe))
-    this.#held = this.#held.slice(safe)
-    return false
+  /** True once a stop string is complete. */
+  get stopped(): boolean {
+    return this.#stopped
   }
 
-  /** The text of the next token that was pushed. */
-  shift(): string {
-    return this.#pieces[this.#pieceAt++] ?? ''
+  /** Takes the next token; returns what became certain. */
+  push(token: number): string {
+    const text = this.#decode(token)
+    if (this.stop.length === 0) return text
+    this.#held += text
+    const ends = this.stop.map((each) => this.#held.indexOf(each)).filter((at) => at >= 0)
+    if (ends.length > 0) {
+      this.#stopped = true
+      return this.#take(Math.min(...ends))
+    }
+    return this.#take(this.#held.length - this.#overlap())
   }
 
   flush(): string {
     if (this.#stopped) return ''
-    const text = this.#held + this.#decoder.decode()
+    const text = this.#held + (this.#decoder?.decode() ?? '')
     this.#held = ''
+    return text
+  }
+
+  /** Most tokens are whole characters, whose text is known; a decoder is kept only from a broken character on. */
+  #decode(token: number): string {
+    const whole = this.#decoder ? undefined : this.vocabulary.wholeText(token)
+    if (whole !== undefined) return whole
+    this.#decoder ??= new TextDecoder('utf-8', { ignoreBOM: true })
+    return this.#decoder.decode(this.vocabulary.bytes(token), { stream: true })
+  }
+
+  #take(length: number): string {
+    const text = this.#held.slice(0, length)
+    this.#held = this.#held.slice(length)
     return text
   }
 
