@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
+import { availableParallelism, cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { ReferenceBackend } from '@flashmla/cpu'
+import { createCpuBackend } from '@flashmla/cpu'
 import { type EngineOptions, LlmEngine, Model, type StepModel } from '@flashmla/engine'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import type { LoadResult } from './load'
@@ -56,7 +56,7 @@ async function load(
 async function measure(setup: Setup) {
   const burst = quick ? 24 : setup.burst
   const saturated = await load(setup, 1e6, {}, 0, burst)
-  const single = await load(setup, 1e6, { maxBatchSize: 1 }, 0, Math.ceil(burst / 6))
+  const single = await load(setup, 1e6, { maxBatchSize: 1 }, 0, Math.ceil(burst / 10))
   const sweep: LoadResult[] = []
   for (const part of quick ? [0.3, 0.9, 1.5] : setup.loads)
     sweep.push(await load(setup, part * saturated.requestsPerSecond, {}))
@@ -73,7 +73,7 @@ const row = (name: string, r: LoadResult) =>
 
 function report(
   results: readonly Awaited<ReturnType<typeof measure>>[],
-  overhead: Record<'simulated' | 'tiny', Overhead>,
+  overhead: readonly (Overhead & { model: string })[],
 ): string {
   const head =
     '| load, requests/s | answered/s | tokens/s | first token p50/p95/p99, ms | between tokens p50/p95/p99, ms | preemptions | prefix hits | refused |\n|---|---|---|---|---|---|---|---|'
@@ -99,65 +99,27 @@ ShareGPT-like lengths (see benchmarks/src/serve/workload.ts). \`pnpm --filter @f
 ${sections.join('\n')}
 ## The server's own cost
 
-16 streamed answers over HTTP against the same 16 in the engine, in turns on one model; the share is the median of the rounds, and the
-client runs on a thread of the same machine.
+Decode of 16 streams: over HTTP as server-sent events, against the same 16 in the engine, in turns on one model; both are timed in the
+engine, between the first and the last step that decodes all 16. The client is a process of its own that reads bytes four times a second and
+parses nothing; its processor time is the last column. Medians of the rounds; throughput cost is the median of each round's ratio.
 
-| model | engine alone, tokens/s | behind the server | cost |
-|---|---|---|---|
-${(['simulated', 'tiny'] as const)
-  .map((name) => {
-    const { engineTokensPerSecond, serverTokensPerSecond, share } = overhead[name]
-    return `| ${name === 'tiny' ? 'tiny-mla, reference backend' : 'simulated accelerator'} | ${number(engineTokensPerSecond, 1)} | ${number(serverTokensPerSecond, 1)} | ${number(100 * share, 1)} % |`
-  })
+| model | engine alone, tokens/s | behind the server | throughput cost | processor time a token, alone → behind | added | client's, a token |
+|---|---|---|---|---|---|---|
+${overhead
+  .map(
+    ({ model, engine, server, share, cpuShare, clientCpuPerToken }) =>
+      `| ${model} | ${number(engine.tokensPerSecond)} | ${number(server.tokensPerSecond)} | **${number(100 * share, 1)} %** | ${number(engine.cpuPerToken)} → ${number(server.cpuPerToken)} µs | ${number(100 * cpuShare, 1)} % | ${number(clientCpuPerToken)} µs |`,
+  )
   .join('\n')}
 `
 }
 
-async function main(): Promise<void> {
-  const backend = new ReferenceBackend()
-  const tiny = await Model.load(modelDirectory, {
-    backend,
-    pageSize: 16,
-    numBlocks: 512,
-    maxBatchSize: 32,
-    maxBatchTokens: 256,
-  })
-  const setups: Setup[] = [
-    {
-      name: 'Simulated accelerator: a step takes 8 ms and 0.02 ms a token, batch up to 64, 4096 pages of 16',
-      model: () => new SimulatedModel(64, 8, 0.02, 4096),
-      scale: 0.5,
-      systemPrompt: 512,
-      window: quick ? 2 : 8,
-      burst: 192,
-      loads: [0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.6, 2],
-    },
-    {
-      name: 'tiny-mla on the reference backend, lengths × 1/16',
-      model: () => tiny,
-      scale: 1 / 16,
-      systemPrompt: 64,
-      window: quick ? 4 : 8,
-      burst: 24,
-      loads: [0.4, 0.8, 1.2],
-    },
-  ]
-  const results = []
-  for (const setup of setups) {
-    process.stderr.write(`${setup.name} …\n`)
-    results.push(await measure(setup))
-  }
-  const overhead = {
-    simulated: await measureOverhead(new SimulatedModel(64, 8, 0.02, 4096), 16, 200, quick ? 2 : 7),
-    tiny: await measureOverhead(tiny, 16, quick ? 6 : 12, quick ? 2 : 5),
-  }
-  mkdirSync(folder, { recursive: true })
-  const { sweep } = results[0]!
+function charts(sweep: readonly LoadResult[]): Record<'throughput' | 'first-token' | 'inter-token', string> {
   const curve = (pick: (r: LoadResult) => number) => sweep.map((r) => [r.offered, pick(r)] as const)
   const colors = ['#2b8ae0', '#d9822b', '#c2417a']
   const spread = (pick: (r: LoadResult) => LoadResult['firstToken']) =>
     (['p50', 'p95', 'p99'] as const).map((p, i) => ({ name: p, color: colors[i]!, points: curve((r) => pick(r)[p]) }))
-  const charts = {
+  return {
     throughput: lineChart({
       title: 'Throughput against offered load',
       x: 'offered requests a second',
@@ -178,12 +140,73 @@ async function main(): Promise<void> {
       series: spread((r) => r.interToken),
     }),
   }
-  for (const [name, svg] of Object.entries(charts)) writeFileSync(`${folder}${date}-serve-${name}.svg`, svg)
-  const plots = Object.keys(charts).map((name) => `![${name}](${date}-serve-${name}.svg)`)
-  writeFileSync(
-    `${folder}${date}-serve.md`,
-    `${report(results, overhead)}\n## Plots of the simulated accelerator\n\n${plots.join('\n')}\n`,
-  )
+}
+
+/** tiny-mla on the fast backend with so many threads. */
+async function tinyModel(threads: number) {
+  const backend = await createCpuBackend({ threads })
+  const model = await Model.load(modelDirectory, {
+    backend,
+    pageSize: 16,
+    numBlocks: 512,
+    maxBatchSize: 32,
+    maxBatchTokens: 256,
+  })
+  return { name: `tiny-mla, ${backend.name} backend, ${threads} thread${threads > 1 ? 's' : ''}`, backend, model }
+}
+
+async function main(): Promise<void> {
+  const cores = availableParallelism()
+  const whole = await tinyModel(cores)
+  const setups: Setup[] = [
+    {
+      name: 'Simulated accelerator: a step takes 8 ms and 0.02 ms a token, batch up to 64, 4096 pages of 16',
+      model: () => new SimulatedModel(64, 8, 0.02, 4096),
+      scale: 0.5,
+      systemPrompt: 512,
+      window: quick ? 2 : 6,
+      burst: 160,
+      loads: [0.3, 0.6, 0.9, 1.2, 1.6, 2],
+    },
+    {
+      name: `${whole.name}, lengths × 1/4`,
+      model: () => whole.model,
+      scale: 1 / 4,
+      systemPrompt: 128,
+      window: quick ? 3 : 8,
+      burst: 64,
+      loads: [0.25, 0.5, 0.75, 1, 1.25, 1.5],
+    },
+  ]
+  const results = []
+  for (const setup of setups) {
+    process.stderr.write(`${setup.name} …\n`)
+    results.push(await measure(setup))
+  }
+  whole.model.dispose()
+  whole.backend.dispose()
+  const overhead = []
+  for (const threads of new Set([Math.max(1, cores - 1), cores])) {
+    process.stderr.write(`server's cost, ${threads} of ${cores} cores …\n`)
+    const { name, model, backend } = await tinyModel(threads)
+    const left = threads < cores ? ', the rest left to the server' : ', none left to the server'
+    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 160, quick ? 3 : 9)) })
+    model.dispose()
+    backend.dispose()
+  }
+  const simulated = new SimulatedModel(64, 8, 0.02, 4096)
+  overhead.push({
+    model: 'simulated accelerator',
+    ...(await measureOverhead(simulated, 16, quick ? 60 : 200, quick ? 3 : 7)),
+  })
+  mkdirSync(folder, { recursive: true })
+  const plots = results.map((result, i) => {
+    const prefix = `${date}-serve-${['simulated', 'tiny-mla'][i]!}`
+    for (const [name, svg] of Object.entries(charts(result.sweep))) writeFileSync(`${folder}${prefix}-${name}.svg`, svg)
+    const images = ['throughput', 'first-token', 'inter-token'].map((name) => `![${name}](${prefix}-${name}.svg)`)
+    return `## Plots: ${result.setup}\n\n${images.join('\n')}\n`
+  })
+  writeFileSync(`${folder}${date}-serve.md`, `${report(results, overhead)}\n${plots.join('\n')}`)
   writeFileSync(
     `${folder}${date}-serve.json`,
     `${JSON.stringify({ date, node: process.versions.node, results, overhead }, undefined, 2)}\n`,

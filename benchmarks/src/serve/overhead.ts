@@ -1,30 +1,33 @@
-import { Worker } from 'node:worker_threads'
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
 import { ChatTemplate, LlmEngine, loadTokenizer, type StepModel } from '@flashmla/engine'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import { startServer } from '../../../apps/demo/src/server/server'
+import type { Round, RoundResult } from './stream-client'
+
+/** Decode throughput and processor time of one way of running the same requests, medians of the rounds. */
+export interface Side {
+  readonly tokensPerSecond: number
+  /** Processor time of the serving process a token, all its threads, in microseconds. */
+  readonly cpuPerToken: number
+}
 
 export interface Overhead {
-  readonly engineTokensPerSecond: number
-  readonly serverTokensPerSecond: number
+  readonly engine: Side
+  readonly server: Side
   /** Share of the engine's throughput that the server costs, the median of the rounds. */
   readonly share: number
+  /** Processor time that the server adds to the engine's, as a share of the engine's. */
+  readonly cpuShare: number
+  /** Processor time of the client a token, in microseconds: not the server's, but of the same machine. */
+  readonly clientCpuPerToken: number
 }
 
-/** Reads `streams` answers at once on a thread of its own, and posts the milliseconds from first byte to last. */
-const client = `
-const { parentPort, workerData } = require('node:worker_threads')
-const one = async (i) => {
-  const body = JSON.stringify({ prompt: [5 + i, 9, 33], max_tokens: workerData.tokens, stream: true, temperature: 0, ignore_eos: true })
-  const response = await fetch(workerData.url + '/v1/completions', { method: 'POST', body })
-  let bytes = 0
-  for await (const piece of response.body) bytes += piece.length
-  return bytes
-}
-const start = performance.now()
-Promise.all(Array.from({ length: workerData.streams }, (_, i) => one(i))).then(() => parentPort.postMessage(performance.now() - start))
-`
-
-/** The engine's decode throughput alone and behind the server, in turns on one model. */
+/**
+ * The engine's decode throughput alone and behind the server, in turns on one model. The client is a process of its own
+ * that reads bytes and parses nothing.
+ */
 export async function measureOverhead(
   model: StepModel,
   streams: number,
@@ -46,30 +49,76 @@ export async function measureOverhead(
     },
     port: 0,
   })
+  const client = fork(fileURLToPath(new URL('./stream-client.ts', import.meta.url)))
+  const round: Round = { port: Number(new URL(server.url).port), streams, tokens }
   const alone = async () => {
-    const started = performance.now()
-    const one = async (i: number) => {
-      for await (const _ of engine.submit({ prompt: [5 + i, 9, 33], maxTokens: tokens, ignoreEos: true }));
-    }
+    const one = (i: number) =>
+      new Promise<void>((resolve, reject) =>
+        engine.start(
+          { prompt: [5 + i, 9, 33], maxTokens: tokens, ignoreEos: true },
+          { event() {}, end: (error) => (error ? reject(error) : resolve()) },
+        ),
+      )
     await Promise.all(Array.from({ length: streams }, (_, i) => one(i)))
-    return performance.now() - started
+    return 0
   }
-  const served = () =>
-    new Promise<number>((resolve, reject) => {
-      const worker = new Worker(client, { eval: true, workerData: { url: server.url, streams, tokens } })
-      worker.once('message', resolve)
-      worker.once('error', reject)
+  /** The client's processor time, in microseconds. */
+  const served = async () => {
+    client.send(round)
+    const [{ cpuMilliseconds }] = (await Promise.race([
+      once(client, 'message'),
+      once(client, 'exit').then(() => Promise.reject(new Error('The client ended.'))),
+    ])) as [RoundResult]
+    return cpuMilliseconds * 1000
+  }
+  /** Between the first and the last step that decodes all the streams; both sides are timed alike, in the engine. */
+  const timed = async (run: () => Promise<number>) => {
+    const marks: { at: number; cpu: NodeJS.CpuUsage; generated: number }[] = []
+    let generated = 0
+    const off = engine.onStep((report) => {
+      if (report.sequences < streams || report.prefill > 0) return
+      generated += report.generated
+      const mark = { at: performance.now(), cpu: process.cpuUsage(), generated }
+      if (marks.length < 2) marks.push(mark)
+      else marks[1] = mark
     })
+    const clientCpu = await run()
+    off()
+    const [first, last] = marks as [(typeof marks)[0], (typeof marks)[0]]
+    const made = last.generated - first.generated
+    return {
+      microseconds: ((last.at - first.at) * 1000) / made,
+      cpu: (last.cpu.user + last.cpu.system - first.cpu.user - first.cpu.system) / made,
+      clientCpu: clientCpu / (streams * tokens),
+    }
+  }
+  // The first runs compile; the client's first also starts it.
   await alone()
   await served()
-  const pairs: [number, number][] = []
-  for (let round = 0; round < rounds; round++) pairs.push([await alone(), await served()])
+  await served()
+  const pairs = []
+  for (let r = 0; r < rounds; r++) {
+    // Which goes first alternates, so that a drift of the machine's speed favours neither.
+    if (r % 2) {
+      const b = await timed(served)
+      pairs.push({ a: await timed(alone), b })
+    } else {
+      const a = await timed(alone)
+      pairs.push({ a, b: await timed(served) })
+    }
+  }
+  client.disconnect()
   await server.close(0)
   const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]!
-  const rate = (milliseconds: number) => (streams * tokens * 1000) / milliseconds
+  const side = (runs: { microseconds: number; cpu: number }[]): Side => ({
+    tokensPerSecond: 1e6 / median(runs.map((run) => run.microseconds)),
+    cpuPerToken: median(runs.map((run) => run.cpu)),
+  })
   return {
-    engineTokensPerSecond: rate(median(pairs.map(([a]) => a))),
-    serverTokensPerSecond: rate(median(pairs.map(([, b]) => b))),
-    share: median(pairs.map(([a, b]) => 1 - a / b)),
+    engine: side(pairs.map(({ a }) => a)),
+    server: side(pairs.map(({ b }) => b)),
+    share: median(pairs.map(({ a, b }) => 1 - a.microseconds / b.microseconds)),
+    cpuShare: median(pairs.map(({ a, b }) => b.cpu / a.cpu - 1)),
+    clientCpuPerToken: median(pairs.map(({ b }) => b.clientCpu)),
   }
 }

@@ -54,6 +54,16 @@ describe('EventStream', () => {
     expect(text.slice(text.indexOf('\r\n\r\n') + 4)).toBe('12\r\ndata: 1\n\ndata: 2\n\n\r\n0\r\n\r\n')
   })
 
+  it('closes the connection of a client that asks for that', async () => {
+    const { port } = await serving((response) => new EventStream(response, quiet).end())
+    const socket = connect(port, '127.0.0.1').resume()
+    const closed = new Promise((resolve) => socket.once('close', resolve))
+    socket.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')
+    const started = performance.now()
+    await closed
+    expect(performance.now() - started).toBeLessThan(1000)
+  })
+
   it('answers clients of HTTP/1.0 and requests sent before the last answer ended', async () => {
     const { port } = await serving((response) => {
       const stream = new EventStream(response, quiet)

@@ -43,7 +43,16 @@ export function startText(
     {
       event(event) {
         const assembler = assemblers[event.index]!
-        listener.event({ ...event, text: event.type === 'token' ? assembler.push(event.token) : assembler.flush() })
+        // Field by field: spreading the event would cost more than all the rest here.
+        if (event.type === 'token') {
+          const { type, index, token, logprob, top } = event
+          const text = assembler.push(token)
+          listener.event(
+            logprob === undefined
+              ? { type, index, token, text }
+              : { type, index, token, logprob, top: top ?? [], text },
+          )
+        } else listener.event({ ...event, text: assembler.flush() })
       },
       end: (error) => listener.end(error),
     },
