@@ -74,34 +74,3 @@ export async function measureAttention(
     gbytes: (batch * length * format.bytesPerToken) / best / 1e6,
   }
 }
-
-/** What the same backend reaches where nothing but arithmetic, or nothing but reading, is in the way. */
-export async function measureCeilings(backend: Backend, runs: number): Promise<{ gflops: number; gbytes: number }> {
-  const weight = async (rows: number, columns: number) =>
-    backend.weight({
-      name: 'ceiling',
-      dtype: 'f32',
-      shape: [rows, columns],
-      read: async (target) => {
-        new Float32Array(target.buffer, target.byteOffset, rows * columns).fill(0.01)
-      },
-    })
-  const time = async (n: number, rows: number, columns: number) => {
-    const matrix = await weight(rows, columns)
-    const x = backend.tensor('f32', [n, columns])
-    const out = backend.tensor('f32', [n, rows])
-    await backend.read(out)
-    let best = Infinity
-    for (let run = 0; run < runs; run++) {
-      const start = performance.now()
-      backend.linear(out, x, matrix)
-      await backend.read(out)
-      best = Math.min(best, performance.now() - start)
-    }
-    for (const resource of [matrix, x, out]) resource.dispose()
-    return best
-  }
-  const product = await time(128, 1024, 1024)
-  const stream = await time(1, 16384, 4096)
-  return { gflops: (2 * 128 * 1024 * 1024) / product / 1e6, gbytes: (16384 * 4096 * 4) / stream / 1e6 }
-}

@@ -32,7 +32,7 @@ INLINE u32 splitLength(u32 length, u32 rows) {
   if (rows > 256) return length;
   u32 even = (length + 63) / 64;
   even = (even + TILE - 1) / TILE * TILE;
-  return even < 128 ? 128 : even;
+  return even < 64 ? 64 : even;
 }
 
 INLINE u32 splitsOf(u32 length, u32 rows) {

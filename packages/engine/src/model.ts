@@ -261,24 +261,26 @@ export class Model {
     backend.add(step.x, step.added)
   }
 
-  /** x += experts(normed) + dense or shared feed-forward(normed). */
+  /** x += experts(normed) + dense or shared feed-forward(normed). What needs only `normed` comes first: it can overlap. */
   #feedForward(step: StepTensors, layer: LayerWeights): void {
     const { backend } = this
+    const inner: FeedForwardTensors | undefined = layer.dense && (layer.moe ? step.shared! : step.dense)
+    if (layer.moe) backend.linear(step.router!.logits, step.normed, layer.moe.gate)
+    if (layer.dense && inner) {
+      backend.linear(inner.gate, step.normed, layer.dense.gate)
+      backend.linear(inner.up, step.normed, layer.dense.up)
+      backend.siluMul(inner.gate, inner.gate, inner.up)
+    }
     if (layer.moe) {
       const { logits, ids, weights } = step.router!
-      const router = this.config.moe!.router
-      backend.linear(logits, step.normed, layer.moe.gate)
-      backend.route(ids, weights, logits, layer.moe.bias, router)
+      backend.route(ids, weights, logits, layer.moe.bias, this.config.moe!.router)
+    }
+    if (layer.dense && inner) backend.linear(step.added, inner.gate, layer.dense.down)
+    if (layer.moe) {
+      const { ids, weights } = step.router!
       backend.experts(step.x, step.normed, ids, weights, layer.moe.experts)
     }
-    if (layer.dense) {
-      const { gate, up }: FeedForwardTensors = layer.moe ? step.shared! : step.dense
-      backend.linear(gate, step.normed, layer.dense.gate)
-      backend.linear(up, step.normed, layer.dense.up)
-      backend.siluMul(gate, gate, up)
-      backend.linear(step.added, gate, layer.dense.down)
-      backend.add(step.x, step.added)
-    }
+    if (layer.dense) backend.add(step.x, step.added)
   }
 }
 

@@ -12,7 +12,7 @@ const GROUP = 64
 /** Splits of a sequence's tokens, by its length and query rows alone: wasm/attention.c's `splitsOf`. */
 export function splitsOf(length: number, rows: number): number {
   if (length === 0 || rows > 256) return 1
-  const size = Math.max(128, Math.ceil(Math.ceil(length / 64) / TILE) * TILE)
+  const size = Math.max(64, Math.ceil(Math.ceil(length / 64) / TILE) * TILE)
   return Math.ceil(length / size)
 }
 

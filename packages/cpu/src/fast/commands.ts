@@ -33,7 +33,7 @@ const WORDS = 32
 const MAX_COMMANDS = 4096
 const MAX_RANGES = 128
 /** Multiply-adds (or bytes moved) below which waking a second thread costs more than it saves. */
-const PARALLEL_WORK = 8192
+const PARALLEL_WORK = 16384
 
 export const commandBytes = MAX_COMMANDS * WORDS * 4
 

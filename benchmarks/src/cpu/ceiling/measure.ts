@@ -1,0 +1,52 @@
+import { readFileSync } from 'node:fs'
+import { Worker } from 'node:worker_threads'
+
+export interface Ceilings {
+  /** Of a bare fused multiply-add loop on every thread. */
+  readonly gflops: number
+  /** Of a streaming read of memory far larger than the caches, on every thread. */
+  readonly gbytes: number
+}
+
+/** Twelve vectors of four, a multiply and an add each. */
+const FLOP_PER_ROUND = 12 * 4 * 2
+const ROUNDS = 40_000_000
+const STREAM_BYTES = 256 << 20
+
+const source = `
+const { parentPort, workerData } = require('node:worker_threads')
+const memory = new WebAssembly.Memory({ initial: workerData.bytes / 65536 })
+new Uint8Array(memory.buffer).fill(1)
+const { exports } = new WebAssembly.Instance(new WebAssembly.Module(workerData.code), { env: { memory } })
+exports.multiplyAdds(1000, 0.5); exports.stream(1 << 20)
+parentPort.on('message', (what) => {
+  const start = process.hrtime.bigint()
+  if (what === 'multiplyAdds') exports.multiplyAdds(workerData.rounds, 0.5)
+  else exports.stream(workerData.bytes)
+  parentPort.postMessage(Number(process.hrtime.bigint() - start))
+})
+parentPort.postMessage(0)
+`
+
+/** All threads run the same loop at once; the best of `runs`, by the slowest thread of each. */
+export async function measureCeilings(threads: number, runs: number): Promise<Ceilings> {
+  const code = readFileSync(new URL('./loops.wasm', import.meta.url))
+  const workerData = { code, rounds: ROUNDS, bytes: STREAM_BYTES }
+  const workers = Array.from({ length: threads }, () => new Worker(source, { eval: true, workerData, execArgv: [] }))
+  const answers = () =>
+    Promise.all(workers.map((worker) => new Promise<number>((resolve) => worker.once('message', resolve))))
+  await answers()
+  const best = async (what: string) => {
+    let nanoseconds = Infinity
+    for (let run = 0; run < runs; run++) {
+      const done = answers()
+      for (const worker of workers) worker.postMessage(what)
+      nanoseconds = Math.min(nanoseconds, Math.max(...(await done)))
+    }
+    return nanoseconds
+  }
+  const arithmetic = await best('multiplyAdds')
+  const reading = await best('stream')
+  await Promise.all(workers.map((worker) => worker.terminate()))
+  return { gflops: (threads * ROUNDS * FLOP_PER_ROUND) / arithmetic, gbytes: (threads * STREAM_BYTES) / reading }
+}
