@@ -82,11 +82,13 @@ export class LlmEngine {
     this.#maxQueued = options.maxQueued ?? 256
     this.#maxAttempts = options.maxAttempts ?? 2
     this.#maxSamples = Math.min(maxBatchSize, maxBatchTokens)
-    this.#cache = new PagedKvCache({ pool, pageSize, prefixCache: options.prefixCache ?? true })
+    const prefixCache = options.prefixCache ?? true
+    this.#cache = new PagedKvCache({ pool, pageSize, prefixCache })
     const limits = {
       maxBatchSize: this.#maxSamples,
       maxBatchTokens,
       prefillChunk: options.prefillChunk ?? 128,
+      sharesPrefixes: prefixCache,
       watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
     }
     this.#scheduler = new Scheduler(this.#cache, limits, options.drafter ?? new PromptLookupDrafter())

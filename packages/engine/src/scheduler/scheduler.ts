@@ -2,6 +2,7 @@ import type { PagedKvCache } from '@flashmla/kv-cache'
 import type { Branch } from './branch'
 import { servedBefore } from './branch'
 import type { Drafter } from './drafter'
+import { awaitsPrefill } from './shared-prefill'
 
 /** One branch's share of a step: its next `tokens` uncached ones, and `draft` guesses after them. */
 export interface Scheduled {
@@ -20,12 +21,15 @@ export interface SchedulerLimits {
   readonly prefillChunk: number
   /** Pages that admission leaves free, so that running sequences can grow. */
   readonly watermarkPages: number
+  /** Whether pages of one prompt can be found by another. */
+  readonly sharesPrefixes: boolean
 }
 
 /**
  * Decides what runs in a step, in this order: decodes, then prefill chunks, both first come first served within
  * their priority; then waiting branches while slots, tokens and pages last. When pages run out, the branch that
- * would be served last gives its pages back and waits at the front of its order to be recomputed.
+ * would be served last gives its pages back and waits at the front of its order to be recomputed. Of waiting branches
+ * that begin alike one computes the common pages, and the others wait for them.
  */
 export class Scheduler {
   readonly waiting: Branch[] = []
@@ -108,20 +112,34 @@ export class Scheduler {
   #admit(step: Map<Branch, Scheduled>, tokens: number, pagesPromised: number): void {
     let budget = tokens
     let promised = pagesPromised
-    while (this.waiting.length > 0 && budget > 0 && step.size < this.limits.maxBatchSize) {
-      const branch = this.waiting[0]!
+    /** Places kept for those that wait for another's pages, so that nobody who came later takes them. */
+    let kept = 0
+    let at = 0
+    const leaders = this.limits.sharesPrefixes
+      ? [...step.values()].filter((entry) => entry.branch.pending > 1).map((entry) => entry.branch)
+      : []
+    while (at < this.waiting.length && budget > 0 && step.size < this.limits.maxBatchSize) {
+      const branch = this.waiting[at]!
       const slots = branch.generated === 0 ? branch.job.live.size : 1
-      if (this.running.length > 0 && this.running.length + slots > this.limits.maxBatchSize) return
+      const running = this.running.length + kept
+      if (running > 0 && running + slots > this.limits.maxBatchSize) return
+      // Alone, a sequence may use the whole pool; beside others it must leave them room to grow.
+      const reserve = running > 0 ? this.limits.watermarkPages : 0
+      if (leaders.some((leader) => awaitsPrefill(branch, leader, this.cache.pageSize))) {
+        promised += Math.ceil(branch.tokens.length / this.cache.pageSize)
+        if (this.#free < promised + reserve) return
+        kept += slots
+        at++
+        continue
+      }
       const sequence = this.cache.createSequence({ tokens: branch.tokens, salt: branch.job.salt })
       const cached = sequence.length
       const pages = sequence.pagesNeeded(branch.tokens.length - cached)
-      // Alone, a sequence may use the whole pool; beside others it must leave them room to grow.
-      const reserve = this.running.length > 0 ? this.limits.watermarkPages : 0
       if (this.#free < promised + pages + reserve) {
         sequence.free()
         return
       }
-      this.waiting.shift()
+      this.waiting.splice(at, 1)
       branch.sequence = sequence
       if (branch.generated === 0) branch.job.cachedTokens = Math.max(branch.job.cachedTokens, cached)
       this.adopt(branch)
@@ -129,6 +147,7 @@ export class Scheduler {
       step.set(branch, entry)
       promised += pages
       budget -= entry.tokens.length
+      if (this.limits.sharesPrefixes && branch.pending > 1) leaders.push(branch)
     }
   }
 
