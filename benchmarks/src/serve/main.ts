@@ -165,16 +165,16 @@ async function main(): Promise<void> {
       scale: 0.5,
       systemPrompt: 512,
       window: quick ? 2 : 6,
-      burst: 160,
-      loads: [0.3, 0.6, 0.9, 1.2, 1.6, 2],
+      burst: 96,
+      loads: [0.3, 0.6, 1, 1.5, 2],
     },
     {
       name: `${whole.name}, lengths × 1/4`,
       model: () => whole.model,
       scale: 1 / 4,
       systemPrompt: 128,
-      window: quick ? 3 : 8,
-      burst: 64,
+      window: quick ? 3 : 6,
+      burst: 48,
       loads: [0.25, 0.5, 0.75, 1, 1.25, 1.5],
     },
   ]
@@ -190,14 +190,14 @@ async function main(): Promise<void> {
     process.stderr.write(`server's cost, ${threads} of ${cores} cores …\n`)
     const { name, model, backend } = await tinyModel(threads)
     const left = threads < cores ? ', the rest left to the server' : ', none left to the server'
-    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 160, quick ? 3 : 9)) })
+    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 120, quick ? 3 : 9)) })
     model.dispose()
     backend.dispose()
   }
   const simulated = new SimulatedModel(64, 8, 0.02, 4096)
   overhead.push({
     model: 'simulated accelerator',
-    ...(await measureOverhead(simulated, 16, quick ? 60 : 200, quick ? 3 : 7)),
+    ...(await measureOverhead(simulated, 16, quick ? 60 : 120, quick ? 3 : 5)),
   })
   mkdirSync(folder, { recursive: true })
   const plots = results.map((result, i) => {

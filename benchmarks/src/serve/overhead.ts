@@ -50,6 +50,10 @@ export async function measureOverhead(
     port: 0,
   })
   const client = fork(fileURLToPath(new URL('./stream-client.ts', import.meta.url)))
+  const broken = once(client, 'exit').then(([code]) => {
+    if (code !== 0) throw new Error(`The client ended with ${code}.`)
+  })
+  broken.catch(() => {})
   const round: Round = { port: Number(new URL(server.url).port), streams, tokens }
   const alone = async () => {
     const one = (i: number) =>
@@ -65,10 +69,7 @@ export async function measureOverhead(
   /** The client's processor time, in microseconds. */
   const served = async () => {
     client.send(round)
-    const [{ cpuMilliseconds }] = (await Promise.race([
-      once(client, 'message'),
-      once(client, 'exit').then(() => Promise.reject(new Error('The client ended.'))),
-    ])) as [RoundResult]
+    const [{ cpuMilliseconds }] = (await Promise.race([once(client, 'message'), broken])) as [RoundResult]
     return cpuMilliseconds * 1000
   }
   /** Between the first and the last step that decodes all the streams; both sides are timed alike, in the engine. */

@@ -44,22 +44,34 @@ function one({ port, tokens }: Round, i: number): Promise<number> {
     let ended = false
     const socket = connect(port, '127.0.0.1', () => socket.write(`${head.join('\r\n')}\r\n\r\n${body}`))
     socket.setNoDelay(true)
-    const timer = setInterval(() => socket.resume(), READ_EVERY)
     socket.on('data', (piece) => {
-      socket.pause()
       for (let at = piece.indexOf(event); at >= 0; at = piece.indexOf(event, at + 6)) events++
       ended ||= piece.includes(end)
     })
     socket.on('error', reject)
     socket.on('close', () => {
-      clearInterval(timer)
       if (ended && events >= tokens) resolve(events)
       else reject(new Error(`The stream broke off after ${events} events.`))
     })
   })
 }
 
+const clock = new Int32Array(new SharedArrayBuffer(4))
+/** Sleeps, reads what has come meanwhile, and again, until told to stop. */
+function readInIntervals(): () => void {
+  let stopped = false
+  const turn = () => {
+    Atomics.wait(clock, 0, 0, READ_EVERY)
+    if (!stopped) setTimeout(turn, 1)
+  }
+  setTimeout(turn, READ_EVERY)
+  return () => {
+    stopped = true
+  }
+}
+
 process.on('message', async (round: Round) => {
+  const stop = readInIntervals()
   const cpu = process.cpuUsage()
   try {
     const events = await Promise.all(Array.from({ length: round.streams }, (_, i) => one(round, i)))
@@ -68,6 +80,7 @@ process.on('message', async (round: Round) => {
       events: events.reduce((a, b) => a + b, 0),
       cpuMilliseconds: (user + system) / 1000,
     }
+    stop()
     process.send!(result)
   } catch (error) {
     process.stderr.write(`${error}\n`)

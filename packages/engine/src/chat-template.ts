@@ -20,7 +20,7 @@ export class ChatTemplate {
 
   /** @throws InvalidArgumentError when the source is no Jinja template */
   constructor(
-    source: string = plain,
+    readonly source: string = plain,
     private readonly eosToken = '',
   ) {
     try {

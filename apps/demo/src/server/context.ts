@@ -1,4 +1,4 @@
-import type { ChatTemplate, LlmEngine, TokenGrammar, Vocabulary } from '@flashmla/engine'
+import type { ChatTemplate, LlmEngine, TokenGrammar, ToolFormat, ToolSpec, Vocabulary } from '@flashmla/engine'
 import type { HttpBindings } from '@hono/node-server'
 import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Logger } from 'pino'
@@ -40,6 +40,7 @@ export interface ServerContext {
 export type GrammarFormat =
   | { readonly type: 'json_object' }
   | { readonly type: 'json_schema'; readonly schema: unknown }
+  | { readonly type: 'tool_call'; readonly format: ToolFormat; readonly tools: readonly ToolSpec[] }
 
 export interface ServedModel {
   readonly id: string

@@ -21,6 +21,10 @@ export interface Generation {
   readonly logprobs: number | undefined
   readonly tenant: Tenant
   readonly signal: AbortSignal
+  /** What the answer must follow, in place of what the body's response_format asks for. */
+  readonly follow?: GrammarFormat
+  /** Special tokens whose text is part of the answer. */
+  readonly shown?: ReadonlySet<string>
 }
 
 /** The running samples of a request, and what they have used so far. */
@@ -143,7 +147,7 @@ function textRequest(context: ServerContext, prompt: readonly number[], generati
     }),
     logitBias: new Map(Object.entries(body.logit_bias ?? {}).map(([id, bias]) => [Number(id), bias])),
   }
-  const format = grammarFormat(body)
+  const format = generation.follow ?? grammarFormat(body)
   const grammar = format && context.grammar(format)
   return {
     prompt,
@@ -156,6 +160,7 @@ function textRequest(context: ServerContext, prompt: readonly number[], generati
     speculate: body.speculate ?? 0,
     cacheSalt: tenant.salt,
     deadlineMs: limits.timeoutMs,
+    ...(generation.shown ? { shown: generation.shown } : {}),
     ...(grammar ? { constraint: () => grammar.constraint() } : {}),
   }
 }

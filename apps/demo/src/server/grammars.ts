@@ -1,4 +1,5 @@
-import { jsonObject, jsonSchemaRule, TokenGrammar, TokenTrie, type Vocabulary } from '@flashmla/engine'
+import type { Rule, Vocabulary } from '@flashmla/engine'
+import { forcedCall, jsonObject, jsonSchemaRule, TokenGrammar, TokenTrie } from '@flashmla/engine'
 import type { GrammarFormat } from './context'
 
 /** Compiles response formats, and remembers the latest of them. */
@@ -6,19 +7,27 @@ export function grammarCache(vocabulary: Vocabulary, eosTokenIds: readonly numbe
   let trie: TokenTrie | undefined
   const made = new Map<string, TokenGrammar>()
   return (format: GrammarFormat): TokenGrammar => {
-    const key = format.type === 'json_object' ? '' : JSON.stringify(format.schema)
+    const key = keyOf(format)
     let grammar = made.get(key)
     if (grammar) made.delete(key)
     else {
       trie ??= new TokenTrie(vocabulary)
-      grammar = new TokenGrammar(
-        format.type === 'json_object' ? jsonObject : jsonSchemaRule(format.schema),
-        trie,
-        eosTokenIds,
-      )
+      grammar = new TokenGrammar(ruleOf(format), trie, eosTokenIds)
     }
     made.set(key, grammar)
     if (made.size > size) made.delete(made.keys().next().value!)
     return grammar
   }
+}
+
+function keyOf(format: GrammarFormat): string {
+  if (format.type === 'json_object') return ''
+  if (format.type === 'json_schema') return JSON.stringify(format.schema)
+  return `${format.format.name} ${JSON.stringify(format.tools)}`
+}
+
+function ruleOf(format: GrammarFormat): Rule {
+  if (format.type === 'json_object') return jsonObject
+  if (format.type === 'json_schema') return jsonSchemaRule(format.schema)
+  return forcedCall(format.format, format.tools).rest
 }

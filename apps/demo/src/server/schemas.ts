@@ -63,6 +63,15 @@ const message = z.object({
   tool_call_id: optional(z.string()),
 })
 
+const tool = z.looseObject({
+  type: z.literal('function'),
+  function: z.looseObject({
+    name: z.string().regex(/^[a-zA-Z0-9_-]{1,64}$/),
+    description: optional(z.string()),
+    parameters: optional(z.record(z.string(), z.unknown())),
+  }),
+})
+
 export const ChatRequest = z
   .object({
     ...sampling,
@@ -70,14 +79,21 @@ export const ChatRequest = z
     max_completion_tokens: optional(z.int().min(0)),
     logprobs: optional(z.boolean()),
     top_logprobs: optional(z.int().min(0).max(20)),
-    tools: optional(z.array(z.record(z.string(), z.unknown()))).openapi({ description: 'Given to the chat template.' }),
-    tool_choice: optional(z.union([z.string(), z.record(z.string(), z.unknown())])),
+    tools: optional(z.array(tool).max(128)),
+    tool_choice: optional(
+      z.union([
+        z.enum(['none', 'auto', 'required']),
+        z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) }),
+      ]),
+    ).openapi({ description: 'required and a named function are enforced by a grammar, one call an answer.' }),
+    parallel_tool_calls: optional(z.boolean()).openapi({ description: 'false: one call an answer at most.' }),
   })
   .openapi('ChatCompletionRequest')
 
 export type CompletionBody = z.output<typeof CompletionRequest>
 export type ChatBody = z.output<typeof ChatRequest>
 export type Message = ChatBody['messages'][number]
+export type Tool = z.output<typeof tool>
 export type SharedBody = Pick<CompletionBody, Exclude<keyof typeof sampling, 'max_tokens'>> & {
   max_tokens?: number | undefined
 }
@@ -120,6 +136,12 @@ export const CompletionResponse = z
 
 const tokenLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.int()) })
 
+const toolCall = z.object({
+  id: z.string(),
+  type: z.literal('function'),
+  function: z.object({ name: z.string(), arguments: z.string() }),
+})
+
 export const ChatResponse = z
   .object({
     id: z.string(),
@@ -129,8 +151,13 @@ export const ChatResponse = z
     choices: z.array(
       z.object({
         index: z.int(),
-        message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
-        finish_reason: finishReason,
+        message: z.object({
+          role: z.literal('assistant'),
+          content: z.string().nullable(),
+          refusal: z.null(),
+          tool_calls: z.array(toolCall).optional(),
+        }),
+        finish_reason: z.enum(['stop', 'length', 'tool_calls']).nullable(),
         logprobs: z
           .object({ content: z.array(tokenLogprob.extend({ top_logprobs: z.array(tokenLogprob) })), refusal: z.null() })
           .nullable(),

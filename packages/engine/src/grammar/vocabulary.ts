@@ -10,7 +10,7 @@ export interface TokenizerVocabulary {
 export class Vocabulary {
   readonly #bytes: Uint8Array[] = []
   readonly #texts: (string | undefined)[] = []
-  readonly #special = new Set<number>()
+  readonly #special = new Map<number, string>()
 
   /** @throws UnsupportedError when a token is not written in the byte-level alphabet */
   constructor(
@@ -24,7 +24,7 @@ export class Vocabulary {
       const bytes = Array.from(text, (character) => alphabet.get(character))
       const isPlain = plain.has(text) && !/^<[|｜].*[|｜]>$/.test(text)
       if (!isPlain) {
-        this.#special.add(id)
+        this.#special.set(id, text)
         this.#bytes[id] = new Uint8Array(0)
       } else if (bytes.includes(undefined)) {
         throw new UnsupportedError(
@@ -53,6 +53,11 @@ export class Vocabulary {
 
   isSpecial(id: number): boolean {
     return this.#special.has(id)
+  }
+
+  /** How a special token is written; empty for others. */
+  specialText(id: number): string {
+    return this.#special.get(id) ?? ''
   }
 
   text(ids: Iterable<number>): string {

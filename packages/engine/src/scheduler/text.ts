@@ -6,6 +6,8 @@ import { EventQueue } from './request'
 export interface TextRequest extends Omit<GenerationRequest, 'shouldStop'> {
   /** Generation of a sample ends before the first of these that it writes. */
   readonly stop?: readonly string[]
+  /** Special tokens whose text is part of the answer, such as the markers of tool calls; others have none. */
+  readonly shown?: ReadonlySet<string>
 }
 
 export interface TextEvent extends TokenEvent {
@@ -36,8 +38,8 @@ export function startText(
   request: TextRequest,
   listener: RequestListener<TextEvent | TextFinishEvent>,
 ): RunningRequest {
-  const { stop = [], ...rest } = request
-  const assemblers = Array.from({ length: request.n ?? 1 }, () => new TextAssembler(vocabulary, stop))
+  const { stop = [], shown, ...rest } = request
+  const assemblers = Array.from({ length: request.n ?? 1 }, () => new TextAssembler(vocabulary, stop, shown))
   return engine.start(
     { ...rest, shouldStop: (index) => assemblers[index]!.stopped },
     {
@@ -68,6 +70,7 @@ export class TextAssembler {
   constructor(
     private readonly vocabulary: Vocabulary,
     private readonly stop: readonly string[],
+    private readonly shown?: ReadonlySet<string>,
   ) {}
 
   /** True once a stop string is complete. */
@@ -97,6 +100,10 @@ export class TextAssembler {
 
   /** Most tokens are whole characters, whose text is known; a decoder is kept only from a broken character on. */
   #decode(token: number): string {
+    if (this.shown && this.vocabulary.isSpecial(token)) {
+      const name = this.vocabulary.specialText(token)
+      if (this.shown.has(name)) return (this.#decoder?.decode() ?? '') + name
+    }
     const whole = this.#decoder ? undefined : this.vocabulary.wholeText(token)
     if (whole !== undefined) return whole
     this.#decoder ??= new TextDecoder('utf-8', { ignoreBOM: true })

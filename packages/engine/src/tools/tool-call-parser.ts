@@ -1,0 +1,93 @@
+import type { ToolCall, ToolFormat } from './tool-format'
+
+/** What became certain. */
+export interface ParsedPiece {
+  readonly text: string
+  readonly calls: readonly ToolCall[]
+}
+
+/**
+ * Finds calls in a text that comes in pieces. A beginning that may be a marker is held back; a call is told when it is
+ * complete; what looked like one and is none is given back as text.
+ */
+export class ToolCallParser {
+  #held = ''
+  #inside = false
+  /** Past the first marker: the space around calls says nothing. */
+  #called = false
+
+  /** `begun` is what the prompt already holds of a call: the text goes on inside it. */
+  constructor(
+    private readonly format: ToolFormat,
+    private readonly begun?: string,
+  ) {
+    if (begun === undefined) return
+    this.#inside = true
+    this.#held = begun
+  }
+
+  push(piece: string): ParsedPiece {
+    // Without markers, only a call that was begun in the prompt can be told, at the end.
+    if (this.format.open === '' && !this.#inside) return { text: piece, calls: [] }
+    this.#held += piece
+    let text = ''
+    const calls: ToolCall[] = []
+    for (;;) {
+      if (this.#inside) {
+        const at = this.format.close === '' ? -1 : this.#held.indexOf(this.format.close)
+        if (at < 0) break
+        const body = this.#held.slice(0, at)
+        this.#held = this.#held.slice(at + this.format.close.length)
+        this.#inside = false
+        const parsed = this.format.parse(body)
+        if (parsed) calls.push(parsed)
+        else text += this.format.open + body + this.format.close
+        this.#called ||= parsed !== undefined
+        continue
+      }
+      const { open, section } = this.format
+      const markers = [open, ...(section ?? [])]
+      const found = markers
+        .map((marker) => ({ marker, at: this.#held.indexOf(marker) }))
+        .filter(({ at }) => at >= 0)
+        .sort((a, b) => a.at - b.at)[0]
+      if (found) {
+        text += this.#plain(this.#held.slice(0, found.at))
+        this.#held = this.#held.slice(found.at + found.marker.length)
+        this.#inside = found.marker === open
+        continue
+      }
+      const safe = this.#held.length - overlap(this.#held, markers)
+      text += this.#plain(this.#held.slice(0, safe))
+      this.#held = this.#held.slice(safe)
+      break
+    }
+    return { text, calls }
+  }
+
+  /** What is left at the end: a call that was not closed but is whole counts. */
+  flush(): ParsedPiece {
+    const rest = this.#held
+    this.#held = ''
+    if (!this.#inside) return { text: this.#plain(rest), calls: [] }
+    this.#inside = false
+    const parsed = this.format.parse(rest)
+    if (parsed) return { text: '', calls: [parsed] }
+    // What the prompt held is not the model's text.
+    const own = this.begun !== undefined && rest.startsWith(this.begun) ? rest.slice(this.begun.length) : undefined
+    return { text: own ?? this.format.open + rest, calls: [] }
+  }
+
+  #plain(text: string): string {
+    return this.#called && text.trim() === '' ? '' : text
+  }
+}
+
+/** Length of the longest end of `text` that begins a marker. */
+function overlap(text: string, markers: readonly string[]): number {
+  for (let length = Math.min(text.length, Math.max(...markers.map((m) => m.length)) - 1); length > 0; length--) {
+    const end = text.slice(text.length - length)
+    if (markers.some((marker) => marker.length > length && marker.startsWith(end))) return length
+  }
+  return 0
+}
