@@ -190,7 +190,7 @@ async function main(): Promise<void> {
     process.stderr.write(`server's cost, ${threads} of ${cores} cores …\n`)
     const { name, model, backend } = await tinyModel(threads)
     const left = threads < cores ? ', the rest left to the server' : ', none left to the server'
-    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 120, quick ? 3 : 9)) })
+    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 120, quick ? 3 : 7)) })
     model.dispose()
     backend.dispose()
   }

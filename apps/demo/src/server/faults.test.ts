@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { crashingCpuModel } from './testing/cpu-model'
 import { soak } from './testing/soak'
 import { pagesLeaked, startTestServer, type TestServer } from './testing/start'
 
@@ -73,11 +74,12 @@ describe('fuzzed bodies', () => {
 })
 
 const requests = Number(process.env.SOAK_REQUESTS ?? 800)
+const soaked = process.env.SOAK_BACKEND === 'cpu' ? { model: crashingCpuModel } : {}
 
 it('a soak ends with every request answered, no page lost and no fault', {
-  timeout: 40_000 + requests * 20,
+  timeout: 40_000 + requests * 100,
 }, async () => {
-  const report = await soak({ requests, concurrency: 40, seed: 11 })
+  const report = await soak({ requests, concurrency: 40, seed: 11, ...soaked })
   if (requests > 800) console.log(JSON.stringify(report))
   expect(report.faults).toEqual([])
   expect(report.leakedPages).toBe(0)

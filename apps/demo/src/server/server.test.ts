@@ -119,6 +119,16 @@ it('drains: ends what runs, takes nothing new, then closes', async () => {
   await expect(fetch(`${url}/health`)).rejects.toThrow()
 })
 
+it('cancels what still runs when the grace is over, with a clean error', async () => {
+  const { post, close } = await start({ stub: { delayMs: 5 } })
+  const streamed = post('/v1/completions', { ...long, stream: true }).then((response) => response.text())
+  const whole = post('/v1/completions', long)
+  await until(() => server.engine.stats().running === 2)
+  await close(20)
+  expect(await streamed).toContain('"code":"aborted"')
+  expect((await whole).status).toBe(503)
+})
+
 it('logs what happened but not what was said, unless asked to', async () => {
   const lines: string[] = []
   const { default: pino } = await import('pino')

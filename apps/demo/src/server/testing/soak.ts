@@ -1,9 +1,10 @@
 import { request } from 'node:http'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import type { LlmEngine } from '@flashmla/engine'
-import { uniform } from '@flashmla/engine'
+import type { StepModel } from '@flashmla/engine'
+import { LlmEngine, uniform } from '@flashmla/engine'
 import { pagesLeaked, startTestServer } from './start'
+import { StubModel } from './stub-model'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
@@ -12,6 +13,8 @@ export interface SoakOptions {
   readonly requests: number
   readonly concurrency: number
   readonly seed: number
+  /** The model to serve, told when to crash; by default the stub. */
+  readonly model?: (crashes: () => boolean) => Promise<StepModel>
 }
 
 export interface SoakReport {
@@ -31,13 +34,14 @@ export interface SoakReport {
  * Thousands of requests of every kind against a small pool whose model crashes now and then: good ones, streamed
  * ones, ones that disconnect, malformed bodies, oversize prompts. Every one must end in an answer or a clean error.
  */
-export async function soak({ requests, concurrency, seed }: SoakOptions): Promise<SoakReport> {
+export async function soak({ requests, concurrency, seed, model }: SoakOptions): Promise<SoakReport> {
   let crashes = 0
   let steps = 0
   const crash = () => uniform(seed, 7, steps++) < 0.01 && ++crashes > 0
+  const engineOptions = { maxQueued: 24, watermark: 0 }
+  const served = (await model?.(crash)) ?? new StubModel({ numBlocks: 48, crashes: crash })
   const server = await startTestServer({
-    stub: { numBlocks: 48, crashes: crash },
-    engineOptions: { maxQueued: 24, watermark: 0 },
+    engine: new LlmEngine(served, engineOptions),
     limits: { maxBodyBytes: 20_000, maxConcurrent: 1000 },
   })
   const { engine, url } = server
