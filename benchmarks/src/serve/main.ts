@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { createCpuBackend } from '@flashmla/cpu'
@@ -15,6 +15,8 @@ import { planWorkload } from './workload'
 const date = new Date().toISOString().slice(0, 10)
 const folder = fileURLToPath(new URL('../../results/', import.meta.url))
 const quick = process.argv.includes('--quick')
+/** Measures the server's cost alone and takes the rest from today's result. */
+const costOnly = process.argv.includes('--cost')
 const seed = 1
 
 interface Setup {
@@ -71,10 +73,7 @@ const number = (value: number, digits = 0) => value.toFixed(digits)
 const row = (name: string, r: LoadResult) =>
   `| ${name} | ${number(r.requestsPerSecond, 2)} | ${number(r.tokensPerSecond)} | ${[r.firstToken, r.interToken].map((p) => `${number(p.p50)} / ${number(p.p95)} / ${number(p.p99)}`).join(' | ')} | ${r.preemptions} | ${number(100 * r.hitRate)} % | ${r.refused} |`
 
-function report(
-  results: readonly Awaited<ReturnType<typeof measure>>[],
-  overhead: readonly (Overhead & { model: string })[],
-): string {
+function report(results: readonly Load[], overhead: readonly (Overhead & { model: string })[]): string {
   const head =
     '| load, requests/s | answered/s | tokens/s | first token p50/p95/p99, ms | between tokens p50/p95/p99, ms | preemptions | prefix hits | refused |\n|---|---|---|---|---|---|---|---|'
   const sections = results.map(
@@ -101,7 +100,8 @@ ${sections.join('\n')}
 
 Decode of 16 streams: over HTTP as server-sent events, against the same 16 in the engine, in turns on one model; both are timed in the
 engine, between the first and the last step that decodes all 16. The client is a process of its own that reads bytes four times a second and
-parses nothing; its processor time is the last column. Medians of the rounds; throughput cost is the median of each round's ratio.
+parses nothing; its processor time is the last column. The server writes the tokens of short steps together (docs/decisions/0703); beside
+it, the same with \`--flush-interval 0\`. \`bench:serve --cost\` measures this table alone. Medians of the rounds; throughput cost is the median of each round's ratio.
 
 | model | engine alone, tokens/s | behind the server | throughput cost | processor time a token, alone → behind | added | client's, a token |
 |---|---|---|---|---|---|---|
@@ -155,8 +155,9 @@ async function tinyModel(threads: number) {
   return { name: `tiny-mla, ${backend.name} backend, ${threads} thread${threads > 1 ? 's' : ''}`, backend, model }
 }
 
-async function main(): Promise<void> {
-  const cores = availableParallelism()
+type Load = Awaited<ReturnType<typeof measure>>
+
+async function measureLoads(cores: number): Promise<Load[]> {
   const whole = await tinyModel(cores)
   const setups: Setup[] = [
     {
@@ -185,20 +186,37 @@ async function main(): Promise<void> {
   }
   whole.model.dispose()
   whole.backend.dispose()
-  const overhead = []
+  return results
+}
+
+/** With the server's own pace of writing, and with a write after every step. */
+async function measureCosts(cores: number): Promise<(Overhead & { model: string })[]> {
+  const overhead: (Overhead & { model: string })[] = []
+  const both = async (name: string, model: StepModel) => {
+    for (const [pace, limits] of [
+      ['', {}],
+      [', written after every step', { flushMs: 0 }],
+    ] as const) {
+      process.stderr.write(`server's cost, ${name}${pace} …\n`)
+      const cost = await measureOverhead(model, 16, quick ? 40 : 80, quick ? 3 : 21, limits)
+      overhead.push({ model: name + pace, ...cost })
+    }
+  }
   for (const threads of new Set([Math.max(1, cores - 1), cores])) {
-    process.stderr.write(`server's cost, ${threads} of ${cores} cores …\n`)
     const { name, model, backend } = await tinyModel(threads)
-    const left = threads < cores ? ', the rest left to the server' : ', none left to the server'
-    overhead.push({ model: name + left, ...(await measureOverhead(model, 16, quick ? 40 : 120, quick ? 3 : 7)) })
+    await both(name + (threads < cores ? ', the rest left to the server' : ', none left to the server'), model)
     model.dispose()
     backend.dispose()
   }
-  const simulated = new SimulatedModel(64, 8, 0.02, 4096)
-  overhead.push({
-    model: 'simulated accelerator',
-    ...(await measureOverhead(simulated, 16, quick ? 60 : 120, quick ? 3 : 5)),
-  })
+  await both('simulated accelerator', new SimulatedModel(64, 8, 0.02, 4096))
+  return overhead
+}
+
+async function main(): Promise<void> {
+  const cores = availableParallelism()
+  const json = `${folder}${date}-serve.json`
+  const results: Load[] = costOnly ? JSON.parse(readFileSync(json, 'utf8')).results : await measureLoads(cores)
+  const overhead = await measureCosts(cores)
   mkdirSync(folder, { recursive: true })
   const plots = results.map((result, i) => {
     const prefix = `${date}-serve-${['simulated', 'tiny-mla'][i]!}`
@@ -207,10 +225,7 @@ async function main(): Promise<void> {
     return `## Plots: ${result.setup}\n\n${images.join('\n')}\n`
   })
   writeFileSync(`${folder}${date}-serve.md`, `${report(results, overhead)}\n${plots.join('\n')}`)
-  writeFileSync(
-    `${folder}${date}-serve.json`,
-    `${JSON.stringify({ date, node: process.versions.node, results, overhead }, undefined, 2)}\n`,
-  )
+  writeFileSync(json, `${JSON.stringify({ date, node: process.versions.node, results, overhead }, undefined, 2)}\n`)
   process.stdout.write(report(results, overhead))
 }
 

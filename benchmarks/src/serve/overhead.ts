@@ -33,6 +33,7 @@ export async function measureOverhead(
   streams: number,
   tokens: number,
   rounds: number,
+  limits: NonNullable<Parameters<typeof startServer>[0]['limits']> = {},
 ): Promise<Overhead> {
   const engine = new LlmEngine(model, { prefixCache: false })
   const server = await startServer({
@@ -48,6 +49,7 @@ export async function measureOverhead(
       mhaBytesPerToken: 1,
     },
     port: 0,
+    limits,
   })
   const client = fork(fileURLToPath(new URL('./stream-client.ts', import.meta.url)))
   const broken = once(client, 'exit').then(([code]) => {

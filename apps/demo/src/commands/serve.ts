@@ -25,6 +25,7 @@ export const serveHelp = `flashmla serve [options]   OpenAI's API and a page tha
   --max-tokens N         new tokens of one sample (default ${defaultLimits.maxTokens})
   --max-body BYTES       default ${defaultLimits.maxBodyBytes}
   --timeout SECONDS      of one request (default ${defaultLimits.timeoutMs / 1000})
+  --flush-interval MS    that a streamed token may wait to be written with the next (default ${defaultLimits.flushMs}; 0: never)
   --grace SECONDS        what runs may take to end after SIGTERM (default 30)
   --no-prefix-cache      remember no prompts
   --log-level LEVEL      debug, info, warn or silent (default info)
@@ -50,6 +51,7 @@ const options = {
   'max-tokens': { type: 'string', default: String(defaultLimits.maxTokens) },
   'max-body': { type: 'string', default: String(defaultLimits.maxBodyBytes) },
   timeout: { type: 'string', default: String(defaultLimits.timeoutMs / 1000) },
+  'flush-interval': { type: 'string', default: String(defaultLimits.flushMs) },
   grace: { type: 'string', default: '30' },
   'no-prefix-cache': { type: 'boolean', default: false },
   'log-level': { type: 'string', default: 'info' },
@@ -107,6 +109,7 @@ export async function serve(args: readonly string[]): Promise<void> {
       maxTokens: number('max-tokens', 1),
       maxConcurrent: number('max-concurrent', 1),
       timeoutMs: number('timeout', 1, 2_000_000) * 1000,
+      flushMs: number('flush-interval', 0, 1000),
     },
     ...(existsSync(webRoot) ? { webRoot } : {}),
     logger,

@@ -4,6 +4,7 @@ import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Logger } from 'pino'
 import type { Access } from './access'
 import type { Metrics } from './metrics'
+import type { WritePacer } from './write-pacer'
 
 export interface Limits {
   /** Bytes of a request body. */
@@ -16,6 +17,8 @@ export interface Limits {
   readonly timeoutMs: number
   /** Milliseconds that a client may leave a streamed piece unread. */
   readonly stallMs: number
+  /** Milliseconds that a streamed token may wait for the next ones, to be written with them; 0 writes after every step. */
+  readonly flushMs: number
 }
 
 /** What the routes work with. */
@@ -29,6 +32,7 @@ export interface ServerContext {
   readonly access: Access
   readonly limits: Limits
   readonly metrics: Metrics
+  readonly pacer: WritePacer
   readonly logger: Logger
   /** Folder of the built page; none is served without it. */
   readonly webRoot: string | undefined

@@ -2,6 +2,7 @@ import { createServer, type Server, type ServerResponse } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { afterEach, describe, expect, it } from 'vitest'
 import { EventStream } from './event-stream'
+import type { PacedStream } from './write-pacer'
 
 let server: Server
 afterEach(() => {
@@ -18,7 +19,9 @@ async function serving(write: (response: ServerResponse) => void): Promise<{ url
 }
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
-const quiet = { stallMs: 1000, onGone: () => {} }
+/** Writes at the end of the turn. */
+const pacer = { add: (stream: PacedStream) => queueMicrotask(() => stream.flush()), delete() {} }
+const quiet = { stallMs: 1000, pacer, onGone: () => {} }
 
 describe('EventStream', () => {
   it('writes events of any characters and ends; the connection is used again', async () => {
@@ -94,7 +97,7 @@ describe('EventStream', () => {
     let left = 0
     let stream: EventStream | undefined
     const { url } = await serving((response) => {
-      stream = new EventStream(response, { stallMs: 1000, onGone: () => left++ })
+      stream = new EventStream(response, { stallMs: 1000, pacer, onGone: () => left++ })
       stream.send('tick')
     })
     const controller = new AbortController()
@@ -113,7 +116,7 @@ describe('EventStream', () => {
   it('gives up on a client that reads nothing, and keeps one that is slow', async () => {
     let left = 0
     const { port } = await serving((response) => {
-      const stream = new EventStream(response, { stallMs: 100, onGone: () => left++ })
+      const stream = new EventStream(response, { stallMs: 100, pacer, onGone: () => left++ })
       for (let i = 0; i < 20; i++) stream.send('x'.repeat(1_000_000))
       setTimeout(() => stream.end(), 20)
     })

@@ -1,18 +1,22 @@
 import type { ServerResponse } from 'node:http'
+import type { PacedStream, WritePacer } from './write-pacer'
 
 export interface EventStreamOptions {
   /** Milliseconds that the client may take nothing while something waits for it. */
   readonly stallMs: number
+  /** Says when to write. */
+  readonly pacer: Pick<WritePacer, 'add' | 'delete'>
   /** Called once when the client leaves, or stalls, before the end. */
   readonly onGone: () => void
 }
 
 /**
- * A response of server-sent events. What is sent within one turn of the engine goes out in one write, at the end of that
- * turn. Nothing is thrown when the client is gone.
+ * A response of server-sent events. What is sent until the pacer calls goes out in one write. Nothing is thrown when the
+ * client is gone.
  */
-export class EventStream {
+export class EventStream implements PacedStream {
   #pending = ''
+  #fresh = true
   #gone = false
   #ended = false
 
@@ -43,23 +47,30 @@ export class EventStream {
     return this.#gone
   }
 
+  get fresh(): boolean {
+    return this.#fresh
+  }
+
   send(data: string): void {
     if (this.#gone || this.#ended) return
-    if (this.#pending === '') queueMicrotask(this.#flush)
+    if (this.#pending === '') this.options.pacer.add(this)
     this.#pending += `data: ${data}\n\n`
   }
 
   end(): void {
     if (this.#gone || this.#ended) return
-    this.#flush()
+    this.options.pacer.delete(this)
+    this.flush()
     this.#ended = true
     this.response.end()
   }
 
-  readonly #flush = (): void => {
+  /** Writes what was sent so far. */
+  flush(): void {
     const text = this.#pending
     if (text === '' || this.#gone) return
     this.#pending = ''
+    this.#fresh = false
     const { response } = this
     const { socket } = response
     if (!socket || !response.chunkedEncoding) {
@@ -75,6 +86,7 @@ export class EventStream {
   #leave(): void {
     if (this.#gone) return
     this.#gone = true
+    this.options.pacer.delete(this)
     this.options.onGone()
   }
 }

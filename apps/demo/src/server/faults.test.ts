@@ -84,7 +84,8 @@ it('a soak ends with every request answered, no page lost and no fault', {
   expect(report.faults).toEqual([])
   expect(report.leakedPages).toBe(0)
   // Grows by no more than the noise of the runtime, however many requests there were.
-  expect(report.heapLate - report.heapEarly).toBeLessThan(16 << 20)
+  const [early, , late] = report.memory
+  expect(late!.heap - early!.heap).toBeLessThan(16 << 20)
   expect(report.preemptions).toBeGreaterThan(0)
   expect(report.crashes).toBeGreaterThan(0)
   expect(Object.values(report.outcomes).reduce((a, b) => a + b)).toBe(requests)

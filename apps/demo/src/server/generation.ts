@@ -96,6 +96,8 @@ export function startGeneration(
     throw error
   }
   signal.addEventListener('abort', cancel, { once: true })
+  // The next step computes a prompt: nobody's tokens wait for it.
+  context.pacer.flush()
   return {
     usage: () => {
       const prompt = prompts.reduce((sum, ids) => sum + ids.length, 0)

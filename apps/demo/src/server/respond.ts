@@ -102,6 +102,10 @@ function streamed(
       options.ended(stream.gone ? 'gone' : error ? 'failed' : 'answered', choices.usage())
     },
   })
-  const stream = new EventStream(c.env.outgoing, { stallMs: context.limits.stallMs, onGone: () => choices.cancel() })
+  const stream = new EventStream(c.env.outgoing, {
+    stallMs: context.limits.stallMs,
+    pacer: context.pacer,
+    onGone: () => choices.cancel(),
+  })
   return RESPONSE_ALREADY_SENT
 }

@@ -8,6 +8,7 @@ import { createApp } from './app'
 import type { Limits, ServedModel, ServerContext } from './context'
 import { grammarCache } from './grammars'
 import { Metrics } from './metrics'
+import { WritePacer } from './write-pacer'
 
 export interface ServerOptions {
   readonly engine: LlmEngine
@@ -31,6 +32,7 @@ export const defaultLimits: Limits = {
   maxConcurrent: 64,
   timeoutMs: 600_000,
   stallMs: 30_000,
+  flushMs: 16,
 }
 
 export interface RunningServer {
@@ -56,6 +58,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     access,
     limits,
     metrics: new Metrics(engine),
+    pacer: new WritePacer(engine, limits.flushMs),
     logger: options.logger ?? pino({ level: 'silent' }),
     webRoot: options.webRoot,
     logPrompts: options.logPrompts ?? false,

@@ -9,7 +9,8 @@ export interface TokenizerVocabulary {
 /** The bytes that each token of a byte-level vocabulary stands for (GPT-2's alphabet, as DeepSeek and Kimi use it). */
 export class Vocabulary {
   readonly #bytes: Uint8Array[] = []
-  readonly #texts: (string | undefined)[] = []
+  /** Of each token, once asked for: its text, or null where it has none of its own. Without holes, so that a look-up is one load. */
+  readonly #texts: (string | null | undefined)[]
   readonly #special = new Map<number, string>()
 
   /** @throws UnsupportedError when a token is not written in the byte-level alphabet */
@@ -17,6 +18,7 @@ export class Vocabulary {
     tokenizer: TokenizerVocabulary,
     readonly size: number,
   ) {
+    this.#texts = new Array(size).fill(undefined)
     const alphabet = byteAlphabet()
     const plain = tokenizer.get_vocab(false)
     const all = tokenizer.get_vocab(true)
@@ -42,13 +44,14 @@ export class Vocabulary {
 
   /** The token's text, where its bytes are whole characters. */
   wholeText(id: number): string | undefined {
-    if (id in this.#texts) return this.#texts[id]
-    let text: string | undefined
+    const known = this.#texts[id]
+    if (known !== undefined) return known ?? undefined
+    let text: string | null = null
     try {
       text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(this.bytes(id))
     } catch {}
     this.#texts[id] = text
-    return text
+    return text ?? undefined
   }
 
   isSpecial(id: number): boolean {

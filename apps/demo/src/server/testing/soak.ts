@@ -23,11 +23,16 @@ export interface SoakReport {
   readonly preemptions: number
   readonly crashes: number
   readonly leakedPages: number
-  /** Heap after a quarter of the requests and at the end, in bytes, garbage collected. */
-  readonly heapEarly: number
-  readonly heapLate: number
+  /** After a quarter of the requests, after half of them, and at the end. */
+  readonly memory: readonly MemoryUse[]
   /** Answers that a request must never get, such as a 500 with no crash behind it. */
   readonly faults: readonly string[]
+}
+
+/** Bytes, after a garbage collection. */
+export interface MemoryUse {
+  readonly heap: number
+  readonly rss: number
 }
 
 /**
@@ -47,11 +52,11 @@ export async function soak({ requests, concurrency, seed, model }: SoakOptions):
   const { engine, url } = server
   const outcomes: Record<string, number> = {}
   const faults: string[] = []
-  let heapEarly = 0
+  const memory: MemoryUse[] = []
   let next = 0
   const worker = async () => {
     for (let id = next++; id < requests; id = next++) {
-      if (id === Math.floor(requests / 4)) heapEarly = heap()
+      if (id === Math.floor(requests / 4) || id === Math.floor(requests / 2)) memory.push(memoryUse())
       const random = (k: number) => uniform(seed, id, k)
       const plan = planRequest(random)
       const outcome = await send(url, plan.body, plan.disconnectMs)
@@ -60,6 +65,8 @@ export async function soak({ requests, concurrency, seed, model }: SoakOptions):
       if (outcome.kind === '500' && crashes === 0) faults.push(`500 without a crash: ${outcome.text}`)
       if (!plan.valid && !['400', '413', 'disconnected'].includes(outcome.kind))
         faults.push(`${outcome.kind} for ${plan.body.slice(0, 80)}`)
+      // As a client would, though not for as long as Retry-After asks.
+      if (outcome.kind === '429') await new Promise((resolve) => setTimeout(resolve, 30))
       if (outcome.kind === 'broken') faults.push(`broken answer: ${outcome.text.slice(-200)}`)
     }
   }
@@ -67,18 +74,19 @@ export async function soak({ requests, concurrency, seed, model }: SoakOptions):
   const { preemptions } = engine.stats()
   await settled(engine)
   const leakedPages = await pagesLeaked(engine)
-  const heapLate = heap()
+  memory.push(memoryUse())
   await server.close(0)
-  return { outcomes, preemptions, crashes, leakedPages, heapEarly, heapLate, faults }
+  return { outcomes, preemptions, crashes, leakedPages, memory, faults }
 }
 
 async function settled(engine: LlmEngine): Promise<void> {
   for (let i = 0; i < 500 && engine.stats().pages.used > 0; i++) await new Promise((resolve) => setTimeout(resolve, 10))
 }
 
-function heap(): number {
+function memoryUse(): MemoryUse {
   collectGarbage()
-  return process.memoryUsage().heapUsed
+  const { heapUsed, rss } = process.memoryUsage()
+  return { heap: heapUsed, rss }
 }
 
 function planRequest(random: (k: number) => number) {
