@@ -99,8 +99,8 @@ ${sections.join('\n')}
 ## The server's own cost
 
 Decode of 16 streams: over HTTP as server-sent events, against the same 16 in the engine, in turns on one model; both are timed in the
-engine, between the first and the last step that decodes all 16. The client is a process of its own that reads bytes four times a second and
-parses nothing; its processor time is the last column. The server writes the tokens of short steps together (docs/decisions/0703); beside
+engine, between the first and the last step that decodes all 16. The client is a process of its own that reads only when the round is over: over a
+network its processor time is another machine's. That time is the last column. The server writes the tokens of short steps together (docs/decisions/0703); beside
 it, the same with \`--flush-interval 0\`. \`bench:serve --cost\` measures this table alone. Medians of the rounds; throughput cost is the median of each round's ratio.
 
 | model | engine alone, tokens/s | behind the server | throughput cost | processor time a token, alone → behind | added | client's, a token |
@@ -198,7 +198,7 @@ async function measureCosts(cores: number): Promise<(Overhead & { model: string 
       [', written after every step', { flushMs: 0 }],
     ] as const) {
       process.stderr.write(`server's cost, ${name}${pace} …\n`)
-      const cost = await measureOverhead(model, 16, quick ? 40 : 80, quick ? 3 : 21, limits)
+      const cost = await measureOverhead(model, 16, quick ? 40 : 160, quick ? 3 : 9, limits)
       overhead.push({ model: name + pace, ...cost })
     }
   }

@@ -26,7 +26,7 @@ export interface Overhead {
 
 /**
  * The engine's decode throughput alone and behind the server, in turns on one model. The client is a process of its own
- * that reads bytes and parses nothing.
+ * that reads nothing meanwhile, and parses nothing after.
  */
 export async function measureOverhead(
   model: StepModel,
@@ -56,7 +56,8 @@ export async function measureOverhead(
     if (code !== 0) throw new Error(`The client ended with ${code}.`)
   })
   broken.catch(() => {})
-  const round: Round = { port: Number(new URL(server.url).port), streams, tokens }
+  const port = Number(new URL(server.url).port)
+  let aloneMs = 0
   const alone = async () => {
     const one = (i: number) =>
       new Promise<void>((resolve, reject) =>
@@ -65,12 +66,14 @@ export async function measureOverhead(
           { event() {}, end: (error) => (error ? reject(error) : resolve()) },
         ),
       )
+    const started = performance.now()
     await Promise.all(Array.from({ length: streams }, (_, i) => one(i)))
+    aloneMs = performance.now() - started
     return 0
   }
   /** The client's processor time, in microseconds. */
   const served = async () => {
-    client.send(round)
+    client.send({ port, streams, tokens, quietMs: 1.3 * aloneMs } satisfies Round)
     const [{ cpuMilliseconds }] = (await Promise.race([once(client, 'message'), broken])) as [RoundResult]
     return cpuMilliseconds * 1000
   }

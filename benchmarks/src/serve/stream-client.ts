@@ -5,6 +5,8 @@ export interface Round {
   readonly port: number
   readonly streams: number
   readonly tokens: number
+  /** Milliseconds in which nothing is read: what a client takes of a shared machine is not the server's cost. */
+  readonly quietMs: number
 }
 
 export interface RoundResult {
@@ -13,12 +15,6 @@ export interface RoundResult {
   /** Processor time of this process. */
   readonly cpuMilliseconds: number
 }
-
-/**
- * Milliseconds between reads. Over a network the client's processor time is another machine's; here it reads what has
- * come four times a second, so that its system calls and wake-ups take next to nothing from the server.
- */
-const READ_EVERY = 250
 
 /** The bytes of a stream's end and of an event, looked for without decoding anything. */
 const end = Buffer.from('data: [DONE]')
@@ -56,22 +52,12 @@ function one({ port, tokens }: Round, i: number): Promise<number> {
   })
 }
 
+/** Time to connect and to send the requests. */
+const SENDING = 60
 const clock = new Int32Array(new SharedArrayBuffer(4))
-/** Sleeps, reads what has come meanwhile, and again, until told to stop. */
-function readInIntervals(): () => void {
-  let stopped = false
-  const turn = () => {
-    Atomics.wait(clock, 0, 0, READ_EVERY)
-    if (!stopped) setTimeout(turn, 1)
-  }
-  setTimeout(turn, READ_EVERY)
-  return () => {
-    stopped = true
-  }
-}
 
 process.on('message', async (round: Round) => {
-  const stop = readInIntervals()
+  setTimeout(() => Atomics.wait(clock, 0, 0, round.quietMs), SENDING)
   const cpu = process.cpuUsage()
   try {
     const events = await Promise.all(Array.from({ length: round.streams }, (_, i) => one(round, i)))
@@ -80,7 +66,6 @@ process.on('message', async (round: Round) => {
       events: events.reduce((a, b) => a + b, 0),
       cpuMilliseconds: (user + system) / 1000,
     }
-    stop()
     process.send!(result)
   } catch (error) {
     process.stderr.write(`${error}\n`)

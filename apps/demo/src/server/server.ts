@@ -32,7 +32,7 @@ export const defaultLimits: Limits = {
   maxConcurrent: 64,
   timeoutMs: 600_000,
   stallMs: 30_000,
-  flushMs: 16,
+  flushMs: 25,
 }
 
 export interface RunningServer {
