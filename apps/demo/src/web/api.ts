@@ -20,7 +20,7 @@ export function headers(apiKey: string): Record<string, string> {
 
 /** Streams an answer piece by piece, each with the choice that it belongs to. Throws with the server's own message. */
 export async function* ask(
-  input: { readonly prompt: string } | { readonly messages: readonly Turn[] },
+  input: { readonly prompt: string | readonly string[] } | { readonly messages: readonly Turn[] },
   settings: Settings,
   signal: AbortSignal,
 ): AsyncGenerator<{ index: number; text: string }> {

@@ -9,6 +9,8 @@ interface Line {
 }
 
 const height = 110
+/** Seconds that the charts reach back. */
+const reach = 60
 
 function Chart({
   title,
@@ -31,10 +33,18 @@ function Chart({
         height,
         legend: { show: false },
         cursor: { show: false },
-        padding: [6, 4, 0, 0],
-        scales: { y: { range: (_, __, high) => [0, max ?? Math.max(high * 1.1, 1)] } },
+        padding: [6, 14, 0, 0],
+        scales: {
+          x: { time: false, range: [-reach, 0] },
+          y: { range: (_, __, high) => [0, max ?? Math.max(high * 1.1, 1)] },
+        },
         axes: [
-          { ...axis, space: 70, size: 22 },
+          {
+            ...axis,
+            size: 22,
+            splits: () => [-reach, -reach / 2, 0],
+            values: (_, splits) => splits.map((at) => (at === 0 ? 'now' : `−${-at} s`)),
+          },
           { ...axis, size: 36 },
         ],
         series: [
@@ -54,7 +64,8 @@ function Chart({
     }
   }, [])
   useEffect(() => {
-    plot.current?.setData([points.map(({ time }) => time), ...lines.map(({ value }) => points.map(value))])
+    const now = points.at(-1)?.time ?? 0
+    plot.current?.setData([points.map(({ time }) => time - now), ...lines.map(({ value }) => points.map(value))])
   }, [points])
   const last = points.at(-1)
   return (

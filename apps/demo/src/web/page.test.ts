@@ -83,6 +83,19 @@ describe.skipIf(!executablePath)('the page', () => {
     await page.close()
   })
 
+  it('runs eight prompts side by side that share the pages of what they have in common', async () => {
+    const page = await open()
+    await page.getByLabel('New tokens').fill('60')
+    await page.getByRole('button', { name: 'Eight at once' }).click()
+    await shows(page, ({ used, shared }) => shared > 0 && used > 8)
+    expect(server.engine.stats().running).toBe(8)
+    await page.getByRole('button', { name: 'Send' }).and(page.locator(':enabled')).waitFor()
+    const texts = await page.getByRole('log').locator('p').allTextContents()
+    expect(texts).toHaveLength(8)
+    expect(new Set(texts).size).toBe(8)
+    await page.close()
+  })
+
   it('is worked by keyboard: Enter sends, Escape stops and frees the pages', async () => {
     const page = await open()
     await page.getByLabel('New tokens').fill('900')

@@ -29,19 +29,29 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
     controller.current.abort()
     controller.current = new AbortController()
   }
-  const stream = async (input: Parameters<typeof ask>[0], base: readonly Shown[], prefix: string, label: string) => {
+  /** Shows the answers after `base`, each behind what it continues: one of `prefixes` for each prompt, `n` samples of each. */
+  const stream = async (
+    input: Parameters<typeof ask>[0],
+    base: readonly Shown[],
+    prefixes: readonly string[],
+    label: string,
+    n = settings.n,
+  ) => {
     const { signal } = controller.current
-    const pieces: string[] = Array(settings.n).fill('')
+    const pieces: string[] = Array(prefixes.length * n).fill('')
     const show = (more: readonly Shown[] = []) =>
       setShown([
         ...base,
-        ...pieces.map((piece, i) => ({ label: pieces.length > 1 ? `${label} ${i + 1}` : label, text: prefix + piece })),
+        ...pieces.map((piece, i) => ({
+          label: pieces.length > 1 ? `${label} ${i + 1}` : label,
+          text: prefixes[Math.floor(i / n)]! + piece,
+        })),
         ...more,
       ])
     setRunning((count) => count + 1)
     show()
     try {
-      for await (const { index, text } of ask(input, settings, signal)) {
+      for await (const { index, text } of ask(input, { ...settings, n }, signal)) {
         pieces[index] += text
         show()
       }
@@ -54,27 +64,19 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
   }
   const send = async () => {
     if (!text.trim() || running > 0) return
-    if (mode === 'completion') return void stream({ prompt: text }, [], text, 'completion')
+    if (mode === 'completion') return void stream({ prompt: text }, [], [text], 'completion')
     const messages: Turn[] = [...history, { role: 'user', content: text }]
     const past = messages.map(({ role, content }) => ({ label: role, text: content }))
     setText('')
-    const answer = await stream({ messages }, past, '', 'assistant')
+    const answer = await stream({ messages }, past, [''], 'assistant')
     setHistory([...messages, { role: 'assistant', content: answer }])
   }
-  const burst = async () => {
-    const { signal } = controller.current
-    setRunning((count) => count + 1)
-    const one = async (i: number) => {
-      const prompt = `${text || examples.completion} ${['', 'then', 'never', 'always', 'go', 'be', 'not', 'see'][i]}`
-      for await (const _ of ask({ prompt }, { ...settings, n: 1, seed: String(i) }, signal));
-    }
-    const first = one(0)
-    // The first needs a moment to leave its prompt in the cache, where the others find it.
-    await new Promise((resolve) => setTimeout(resolve, 700))
-    const results = await Promise.allSettled([first, ...Array.from({ length: 7 }, (_, i) => one(i + 1))])
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed && !signal.aborted) setShown([{ label: 'error', text: String(failed.reason.message), error: true }])
-    setRunning((count) => count - 1)
+  // One request of eight prompts: a browser opens too few connections for eight of one.
+  const burst = () => {
+    const prompt = ['live', 'then', 'never', 'always', 'go', 'be', 'not', 'see'].map(
+      (word) => `${(text || examples.completion).trimEnd()} ${word}`,
+    )
+    stream({ prompt }, [], prompt, 'completion', 1)
   }
   const pick = (next: Mode) => {
     setMode(next)
