@@ -1,8 +1,8 @@
-import { spawnSync } from 'node:child_process'
-import { root, setUp } from './setup.mjs'
+import { fileURLToPath } from 'node:url'
+import { setUp } from './setup.mjs'
 
 setUp()
-const { status } = spawnSync(process.execPath, [`${root}apps/demo/dist/cli.js`, ...process.argv.slice(2)], {
-  stdio: 'inherit',
-})
-process.exitCode = status ?? 1
+// In this process: a signal that ends it reaches the command, which may have to drain.
+const entry = new URL('../apps/demo/dist/cli.js', import.meta.url)
+process.argv[1] = fileURLToPath(entry)
+await import(entry)

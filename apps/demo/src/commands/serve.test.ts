@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { type AddressInfo, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { afterAll, expect, it } from 'vitest'
@@ -22,4 +23,23 @@ it('serves the embedded model, prints where, and drains on SIGTERM', async () =>
   expect(second.choices).toEqual(first.choices)
   server.kill('SIGTERM')
   expect(await ended).toBe(0)
+})
+
+it('says in two lines what is wrong with a port or an option', async () => {
+  const taken = createServer()
+  await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
+  const { port } = taken.address() as AddressInfo
+  const failing = (...args: string[]) => {
+    const run = spawn(process.execPath, [entry, 'serve', ...args], { stdio: 'pipe' })
+    let text = ''
+    run.stderr.on('data', (piece) => {
+      text += piece
+    })
+    return new Promise<string>((resolve) => run.once('close', (code) => resolve(`${code}: ${text}`)))
+  }
+  expect(await failing('--port', String(port))).toBe(
+    `1: Can't listen on 127.0.0.1 port ${port}: another process does.\nGive another --port; 0 takes any free one.\n`,
+  )
+  expect(await failing('--log-level', 'loud')).toMatch(/^1: --log-level can't be loud\.\nGive one of .*\n$/)
+  taken.close()
 })

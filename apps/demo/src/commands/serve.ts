@@ -36,6 +36,8 @@ ${backendHelp}
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "The whale", "max_tokens": 40}'
 `
 
+const logLevels = ['debug', 'info', 'warn', 'silent']
+
 const options = {
   model: { type: 'string', default: modelDirectory },
   'served-name': { type: 'string' },
@@ -73,6 +75,9 @@ export async function serve(args: readonly string[]): Promise<void> {
     if (Number.isInteger(value) && value >= low && value <= high) return value
     throw new InvalidArgumentError(`--${name} can't be ${values[name]}.`, `Give a whole number from ${low} to ${high}.`)
   }
+  const level = values['log-level']
+  if (!logLevels.includes(level))
+    throw new InvalidArgumentError(`--log-level can't be ${level}.`, `Give one of ${logLevels.join(', ')}.`)
   const grace = number('grace', 0) * 1000
   const chosen = await openBackend(values)
   const model = await Model.load(values.model, {
@@ -86,9 +91,10 @@ export async function serve(args: readonly string[]): Promise<void> {
   const layers = config.numLayers * 4
   const engine = new LlmEngine(model, { maxQueued: number('max-queued', 0), prefixCache: !values['no-prefix-cache'] })
   const keys = [...values['api-key'], ...(process.env.FLASHMLA_API_KEYS ?? '').split(',')].filter(Boolean)
-  const logger = pino({ level: values['log-level'] }, pino.destination(2))
+  const logger = pino({ level }, pino.destination(2))
   const webRoot = fileURLToPath(new URL('./web', import.meta.url))
   const id = values['served-name'] ?? (values.model === modelDirectory ? 'tiny-mla' : basename(values.model))
+  const port = number('port', 0, 65535)
   const server = await startServer({
     engine,
     tokenizer: await loadTokenizer(values.model),
@@ -102,7 +108,7 @@ export async function serve(args: readonly string[]): Promise<void> {
       mhaBytesPerToken: layers * config.numHeads * (config.qkNopeHeadDim + config.qkRopeHeadDim + config.vHeadDim),
     },
     host: values.host,
-    port: number('port', 0, 65535),
+    port,
     apiKeys: keys,
     limits: {
       maxBodyBytes: number('max-body', 1),
@@ -114,6 +120,13 @@ export async function serve(args: readonly string[]): Promise<void> {
     ...(existsSync(webRoot) ? { webRoot } : {}),
     logger,
     logPrompts: values['log-prompts'],
+  }).catch((error: NodeJS.ErrnoException) => {
+    if (error.syscall !== 'listen' && error.syscall !== 'getaddrinfo') throw error
+    const taken = error.code === 'EADDRINUSE'
+    throw new InvalidArgumentError(
+      `Can't listen on ${values.host} port ${port}: ${taken ? 'another process does' : error.message}.`,
+      taken ? 'Give another --port; 0 takes any free one.' : 'Give another --host or --port.',
+    )
   })
   process.stdout.write(`${id} on ${server.url} (${chosen.name} backend): the page is there, the API under /v1.\n`)
   const stop = await new Promise<string>((resolve) => {

@@ -124,6 +124,8 @@ describe('the openai client', () => {
     expect(choices.map(({ text }) => text.slice(0, 3))).toEqual(['One', 'One', 'Two', 'Two'])
     const ids = await client.completions.create({ model: 'stub', prompt: [500, 501], max_tokens: 2 })
     expect(ids.usage!.prompt_tokens).toBe(2)
+    const unsaid = await client.completions.create({ model: 'stub', prompt: [500, 501] })
+    expect(unsaid.usage!.completion_tokens).toBe(16)
   })
 
   it('lists the model and shows errors as its own kinds', async () => {
@@ -144,6 +146,7 @@ describe('the openai client', () => {
     expect(await error(client.completions.create({ model: 'stub', prompt: 'x '.repeat(2000), max_tokens: 1 }))).toEqual(
       [400, 'context_length_exceeded', 'prompt'],
     )
+    await expect(client.completions.create({ model: 'stub' } as never)).rejects.toThrow('prompt: expected a string')
     const badSchema = {
       type: 'json_schema' as const,
       json_schema: { name: 'x', schema: { type: 'string', pattern: 'a' } },

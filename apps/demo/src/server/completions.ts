@@ -15,7 +15,7 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
   const prompts = tokenize(context, body.prompt)
   const n = body.n ?? 1
   const echoes = prompts.map((ids) => (body.echo ? context.vocabulary.text(ids) : ''))
-  const generation: Generation = { prompts, body, logprobs: body.logprobs, tenant, signal }
+  const generation: Generation = { prompts, body, defaultMaxTokens: 16, logprobs: body.logprobs, tenant, signal }
   const logprobs = (event: LogprobSource | undefined, offset: number) => {
     if (body.logprobs === undefined || event?.logprob === undefined) return null
     const top = Object.fromEntries((event.top ?? []).map(({ token, logprob }) => [name(context, token), logprob]))

@@ -18,6 +18,8 @@ export type ChoiceEvent = TextEvent | TextFinishEvent
 export interface Generation {
   readonly prompts: readonly (readonly number[])[]
   readonly body: SharedBody
+  /** New tokens where the body does not say (default: as many as there is room for). */
+  readonly defaultMaxTokens?: number
   readonly logprobs: number | undefined
   readonly tenant: Tenant
   readonly signal: AbortSignal
@@ -153,7 +155,7 @@ function textRequest(context: ServerContext, prompt: readonly number[], generati
   const grammar = format && context.grammar(format)
   return {
     prompt,
-    maxTokens: body.max_tokens ?? Math.min(limits.maxTokens, room),
+    maxTokens: body.max_tokens ?? Math.min(generation.defaultMaxTokens ?? limits.maxTokens, limits.maxTokens, room),
     n: body.n ?? 1,
     sampling,
     stop: body.stop === undefined ? [] : [body.stop].flat(),

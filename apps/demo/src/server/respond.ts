@@ -99,7 +99,8 @@ function streamed(
         stream.send('[DONE]')
       }
       stream.end()
-      options.ended(stream.gone ? 'gone' : error ? 'failed' : 'answered', choices.usage())
+      const gone = stream.gone || c.req.raw.signal.aborted
+      options.ended(gone ? 'gone' : error ? 'failed' : 'answered', choices.usage())
     },
   })
   const stream = new EventStream(c.env.outgoing, {

@@ -8,7 +8,9 @@ const sampling = {
   temperature: optional(z.number().min(0).max(2)).openapi({ description: '0 is greedy. Default 1.' }),
   top_p: optional(z.number().min(0).max(1)),
   n: optional(z.int().min(1).max(16)),
-  stop: optional(z.union([z.string().min(1), z.array(z.string().min(1)).max(4)])),
+  stop: optional(
+    z.union([z.string().min(1), z.array(z.string().min(1)).max(4)], 'expected a string or up to 4, none of them empty'),
+  ),
   seed: optional(z.int()),
   presence_penalty: optional(z.number().min(-2).max(2)),
   frequency_penalty: optional(z.number().min(-2).max(2)),
@@ -45,7 +47,11 @@ const tokenIds = z.array(z.int().min(0)).min(1)
 export const CompletionRequest = z
   .object({
     ...sampling,
-    prompt: z.union([z.string(), z.array(z.string()).min(1).max(16), tokenIds, z.array(tokenIds).min(1).max(16)]),
+    prompt: z.union(
+      [z.string(), z.array(z.string()).min(1).max(16), tokenIds, z.array(tokenIds).min(1).max(16)],
+      'expected a string, an array of token ids, or an array of up to 16 of either',
+    ),
+    max_tokens: sampling.max_tokens.openapi({ description: 'Default 16.' }),
     logprobs: optional(z.int().min(0).max(5)),
     echo: optional(z.boolean()),
     suffix: optional(z.string()),
@@ -57,7 +63,9 @@ const contentPart = z.object({ type: z.literal('text'), text: z.string() })
 
 const message = z.object({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: optional(z.union([z.string(), z.array(contentPart)])),
+  content: optional(
+    z.union([z.string(), z.array(contentPart)], 'expected a string or an array of parts of the type "text"'),
+  ),
   name: optional(z.string()),
   tool_calls: optional(z.array(z.record(z.string(), z.unknown()))),
   tool_call_id: optional(z.string()),
@@ -81,10 +89,13 @@ export const ChatRequest = z
     top_logprobs: optional(z.int().min(0).max(20)),
     tools: optional(z.array(tool).max(128)),
     tool_choice: optional(
-      z.union([
-        z.enum(['none', 'auto', 'required']),
-        z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) }),
-      ]),
+      z.union(
+        [
+          z.enum(['none', 'auto', 'required']),
+          z.object({ type: z.literal('function'), function: z.object({ name: z.string() }) }),
+        ],
+        'expected "none", "auto", "required" or {"type": "function", "function": {"name": …}}',
+      ),
     ).openapi({ description: 'required and a named function are enforced by a grammar, one call an answer.' }),
     parallel_tool_calls: optional(z.boolean()).openapi({ description: 'false: one call an answer at most.' }),
   })

@@ -1,3 +1,4 @@
+import pino from 'pino'
 import { afterEach, describe, expect, it } from 'vitest'
 import { pagesLeaked, startTestServer, type TestServer } from './testing/start'
 
@@ -89,13 +90,16 @@ it('refuses bodies that are too large and requests past the queue', async () => 
 
 describe('frees the pages of a client that vanishes', () => {
   it.each([true, false])('streaming: %s', async (stream) => {
-    const { post, engine } = await start({ stub: { delayMs: 3 } })
+    const lines: string[] = []
+    const logger = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) })
+    const { post, engine } = await start({ logger, stub: { delayMs: 3 } })
     const controller = new AbortController()
     const gone = post('/v1/completions', { ...long, stream, n: 3 }, { signal: controller.signal })
     gone.then((response) => response.text()).catch(() => {})
     await until(() => engine.stats().running === 3)
     controller.abort()
     await until(() => engine.stats().pages.used === 0)
+    await until(() => lines.some((line) => line.includes('"outcome":"gone"')))
     expect(engine.stats().generated).toBeLessThan(2000)
   })
 })
@@ -131,7 +135,6 @@ it('cancels what still runs when the grace is over, with a clean error', async (
 
 it('logs what happened but not what was said, unless asked to', async () => {
   const lines: string[] = []
-  const { default: pino } = await import('pino')
   const logger = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) })
   const { post } = await start({ logger })
   await (await post('/v1/completions', { prompt: 'a secret', max_tokens: 2 })).json()
