@@ -1,15 +1,15 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { createCpuBackend } from '@flashmla/cpu'
-import { type EngineOptions, LlmEngine, Model, type StepModel } from '@flashmla/engine'
-import { modelDirectory } from '@flashmla/tiny-mla'
+import { type EngineOptions, LlmEngine, type StepModel } from '@flashmla/engine'
+import type { Cost, CostRequest } from './cost'
 import type { LoadResult } from './load'
 import { runLoad } from './load'
-import type { Overhead } from './overhead'
-import { measureOverhead } from './overhead'
 import { lineChart } from './plot'
 import { SimulatedModel } from './simulated-model'
+import { tinyModel } from './tiny-model'
 import { planWorkload } from './workload'
 
 const date = new Date().toISOString().slice(0, 10)
@@ -73,7 +73,7 @@ const number = (value: number, digits = 0) => value.toFixed(digits)
 const row = (name: string, r: LoadResult) =>
   `| ${name} | ${number(r.requestsPerSecond, 2)} | ${number(r.tokensPerSecond)} | ${[r.firstToken, r.interToken].map((p) => `${number(p.p50)} / ${number(p.p95)} / ${number(p.p99)}`).join(' | ')} | ${r.preemptions} | ${number(100 * r.hitRate)} % | ${r.refused} |`
 
-function report(results: readonly Load[], overhead: readonly (Overhead & { model: string })[]): string {
+function report(results: readonly Load[], overhead: readonly Cost[]): string {
   const head =
     '| load, requests/s | answered/s | tokens/s | first token p50/p95/p99, ms | between tokens p50/p95/p99, ms | preemptions | prefix hits | refused |\n|---|---|---|---|---|---|---|---|'
   const sections = results.map(
@@ -99,9 +99,10 @@ ${sections.join('\n')}
 ## The server's own cost
 
 Decode of 16 streams: over HTTP as server-sent events, against the same 16 in the engine, in turns on one model; both are timed in the
-engine, between the first and the last step that decodes all 16. The client is a process of its own that reads only when the round is over: over a
-network its processor time is another machine's. That time is the last column. The server writes the tokens of short steps together (docs/decisions/0703); beside
-it, the same with \`--flush-interval 0\`. \`bench:serve --cost\` measures this table alone. Medians of the rounds; throughput cost is the median of each round's ratio.
+engine, between the first and the last step that decodes all 16. The client is a process of its own that reads only when the round is over:
+over a network its processor time is another machine's. That time is the last column. The server writes the tokens of short steps together
+(docs/decisions/0703); beside it, the same with \`--flush-interval 0\`. Each row is a process of its own. Medians of the rounds; throughput
+cost is the median of each round's ratio. \`bench:serve --cost\` measures this table alone.
 
 | model | engine alone, tokens/s | behind the server | throughput cost | processor time a token, alone → behind | added | client's, a token |
 |---|---|---|---|---|---|---|
@@ -142,19 +143,6 @@ function charts(sweep: readonly LoadResult[]): Record<'throughput' | 'first-toke
   }
 }
 
-/** tiny-mla on the fast backend with so many threads. */
-async function tinyModel(threads: number) {
-  const backend = await createCpuBackend({ threads })
-  const model = await Model.load(modelDirectory, {
-    backend,
-    pageSize: 16,
-    numBlocks: 512,
-    maxBatchSize: 32,
-    maxBatchTokens: 256,
-  })
-  return { name: `tiny-mla, ${backend.name} backend, ${threads} thread${threads > 1 ? 's' : ''}`, backend, model }
-}
-
 type Load = Awaited<ReturnType<typeof measure>>
 
 async function measureLoads(cores: number): Promise<Load[]> {
@@ -189,27 +177,24 @@ async function measureLoads(cores: number): Promise<Load[]> {
   return results
 }
 
-/** With the server's own pace of writing, and with a write after every step. */
-async function measureCosts(cores: number): Promise<(Overhead & { model: string })[]> {
-  const overhead: (Overhead & { model: string })[] = []
-  const both = async (name: string, model: StepModel) => {
-    for (const [pace, limits] of [
-      ['', {}],
-      [', written after every step', { flushMs: 0 }],
-    ] as const) {
-      process.stderr.write(`server's cost, ${name}${pace} …\n`)
-      const cost = await measureOverhead(model, 16, quick ? 40 : 160, quick ? 3 : 9, limits)
-      overhead.push({ model: name + pace, ...cost })
+/** With the server's own pace of writing, and with a write after every step; each in a process of its own, as a server is. */
+async function measureCosts(cores: number): Promise<Cost[]> {
+  const costs: Cost[] = []
+  for (const threads of [...new Set([Math.max(1, cores - 1), cores]), 0])
+    for (const flushMs of [undefined, 0]) {
+      const child = fork(fileURLToPath(new URL('./cost.ts', import.meta.url)))
+      const request: CostRequest = { threads, flushMs, tokens: quick ? 40 : 160, rounds: quick ? 3 : 9 }
+      child.send(request)
+      const broken = once(child, 'exit').then(([code]) => {
+        throw new Error(`A measurement ended with ${code}.`)
+      })
+      const [cost] = (await Promise.race([once(child, 'message'), broken])) as [Cost]
+      broken.catch(() => {})
+      child.disconnect()
+      costs.push(cost)
+      process.stderr.write(`server's cost, ${cost.model}: ${number(100 * cost.share, 1)} %\n`)
     }
-  }
-  for (const threads of new Set([Math.max(1, cores - 1), cores])) {
-    const { name, model, backend } = await tinyModel(threads)
-    await both(name + (threads < cores ? ', the rest left to the server' : ', none left to the server'), model)
-    model.dispose()
-    backend.dispose()
-  }
-  await both('simulated accelerator', new SimulatedModel(64, 8, 0.02, 4096))
-  return overhead
+  return costs
 }
 
 async function main(): Promise<void> {
