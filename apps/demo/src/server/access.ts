@@ -45,7 +45,7 @@ export class Access {
   enter(tenant: Tenant): () => void {
     const running = this.#running.get(tenant.id) ?? 0
     if (running >= this.maxConcurrent)
-      throw new HttpError(429, `${running} requests of this key are running already. Wait for one to end.`, {
+      throw new HttpError(429, `This key has ${running} running already, which is its limit. Wait for one to end.`, {
         code: 'concurrency_limit',
         retryAfter: 1,
       })

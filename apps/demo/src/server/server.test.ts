@@ -117,6 +117,9 @@ it('drains: ends what runs, takes nothing new, then closes', async () => {
   const running = post('/v1/completions', { ...long, max_tokens: 60 })
   await until(() => server.engine.stats().running === 1)
   const closed = close(5000)
+  const refused = await post('/v1/completions', { prompt: 'x', max_tokens: 1 })
+  expect([refused.status, refused.headers.get('Retry-After')]).toEqual([503, '1'])
+  expect((await fetch(`${url}/ready`)).status).toBe(503)
   const answer = await (await running).json()
   expect(answer.usage.completion_tokens).toBe(60)
   await closed

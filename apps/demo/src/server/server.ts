@@ -75,10 +75,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     url: `http://${shown}:${address.port}`,
     async close(graceMs = 30_000) {
       draining = true
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       const grace = new Promise((resolve) => setTimeout(resolve, graceMs).unref())
+      // Still listening: who asks meanwhile is told to try again, and /ready says why.
       await Promise.race([whenIdle(access), grace])
       await engine.dispose()
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       if ('closeAllConnections' in server) {
         // Answers that were just finished are still on their way out.
         await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, 200).unref())])
