@@ -1,4 +1,5 @@
 // Compiles the kernels into packages/cuda/cubin and writes their manifest. `--check` compares manifest and sources, no compiler.
+// A word compiles only the modules whose source has it (`node kernels/build.mjs model`); the others' entries stay.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -25,6 +26,31 @@ const append = [plain('mla_append', 128), plain('mla_cast', 256)]
 const portable = ['bf16', 'f16'].map((type) =>
   plain(`mla_decode_portable_${type}`, 128, { sharedBytes: 58176, tileRows: 16, blockTokens: 64 }),
 )
+const model = [
+  ['mla_take_rows', 256],
+  ['mla_rms_norm', 256],
+  ['mla_copy_columns', 256],
+  ['mla_rotary', 256],
+  ['mla_add', 256],
+  ['mla_silu_mul', 256],
+  ['mla_convert', 256],
+  ['mla_argmax', 256],
+  ['mla_route', 32],
+  ['mla_linear_few_1', 256],
+  ['mla_linear_few_4', 256],
+  ['mla_linear_few_8', 256],
+  ['mla_linear_many', 128],
+  ['mla_expert_up', 256],
+  ['mla_expert_down', 256],
+  ['mla_expert_sort', 1024],
+  ['mla_expert_tiles', 128],
+  ['mla_expert_sum', 256],
+  ['mla_append_rows', 128],
+  ['mla_attend', 256],
+  ['mla_attend_merge', 128],
+  ['mla_gather_latents', 256],
+  ['mla_attend_naive', 128],
+].map(([symbol, threads]) => plain(symbol, threads))
 
 /** Each module: its file, source, compiler flags, target and kernels. */
 const modules = [
@@ -51,6 +77,8 @@ const modules = [
   },
   { module: 'mla_append.cubin', source: 'append/append.cu', target: 'sm_90a', flags: SM90, kernels: append },
   { module: 'mla_append.ptx', source: 'append/append.cu', target: 'compute_80', flags: PORTABLE, kernels: append },
+  { module: 'mla_model.cubin', source: 'model/instantiations.cu', target: 'sm_90a', flags: SM90, kernels: model },
+  { module: 'mla_model.ptx', source: 'model/instantiations.cu', target: 'compute_80', flags: PORTABLE, kernels: model },
 ].filter(({ source }) => existsSync(join(root, source)))
 
 /** A source and everything it includes by a relative path, sorted. */
@@ -69,8 +97,9 @@ function hash(source, flags) {
   return sum.digest('hex')
 }
 
-function describe() {
+function describe(recorded = [], only = '') {
   return modules.flatMap(({ module, source, target, flags, kernels }) => {
+    if (!source.includes(only)) return recorded.filter((kernel) => kernel.module === module)
     const sourceSha256 = hash(source, flags)
     return kernels.map((kernel) => ({ module, target, source: `kernels/${source}`, sourceSha256, ...kernel }))
   })
@@ -88,8 +117,10 @@ if (process.argv.includes('--check')) {
   }
   console.log(`${recorded.kernels.length} kernels match their sources.`)
 } else {
+  const only = process.argv[2] ?? ''
+  const recorded = existsSync(manifestPath) ? JSON.parse(readFileSync(manifestPath, 'utf8')).kernels : []
   mkdirSync(output, { recursive: true })
-  for (const { module, source, flags } of modules) {
+  for (const { module, source, flags } of modules.filter(({ source }) => source.includes(only))) {
     const report = execFileSync(
       'nvcc',
       ['-std=c++17', '-O3', '-Xptxas', '-v', ...flags, join(root, source), '-o', join(output, module)],
@@ -97,6 +128,6 @@ if (process.argv.includes('--check')) {
     )
     process.stdout.write(report)
   }
-  writeFileSync(manifestPath, `${JSON.stringify({ version: 1, kernels: describe() }, null, 2)}\n`)
+  writeFileSync(manifestPath, `${JSON.stringify({ version: 1, kernels: describe(recorded, only) }, null, 2)}\n`)
   for (const file of readdirSync(output)) console.log(`${file} ${statSync(join(output, file)).size}`)
 }

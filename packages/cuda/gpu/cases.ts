@@ -1,15 +1,11 @@
-import type { Context, KernelLibrary, Stream } from '../src/index'
+import { contract } from './backend'
 import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
-
-export interface Machine {
-  readonly context: Context
-  readonly stream: Stream
-  readonly library: KernelLibrary
-}
+import { engine } from './engine'
+import type { Case } from './machine'
 
 const lengths = [0, 1, 63, 200, 130]
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
-export const cases: readonly [string, (machine: Machine) => string][] = [
+export const cases: readonly Case[] = [
   ['copies', checkCopies],
   ['append', checkAppend],
   ...[
@@ -19,9 +15,13 @@ export const cases: readonly [string, (machine: Machine) => string][] = [
     { hQ: 9, sQ: 1, pageSize: 16, lengths },
     { hQ: 3, sQ: 4, pageSize: 1, lengths },
     { hQ: 64, sQ: 2, pageSize: 32, lengths },
-  ].map((given): [string, (machine: Machine) => string] => [
-    `decode heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
-    (machine) => checkDecode(machine, given),
-  ]),
+  ].map(
+    (given): Case => [
+      `decode heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
+      (machine) => checkDecode(machine, given),
+    ],
+  ),
   ['launch cost', timeLaunches],
+  ...contract,
+  ...engine,
 ]

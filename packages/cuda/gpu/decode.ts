@@ -1,6 +1,6 @@
 import { bf16Format, bf16ToFloat, floatToBf16, fp8V32Format } from '@flashmla/latent'
 import { append, copy, DeviceMemory, decode, download, Graph, planDecode, Stream, upload } from '../src/index'
-import type { Machine } from './cases'
+import type { Machine } from './machine'
 
 /** Values in [−1, 1), the same on every run (Lehmer). */
 export function values(n: number, seed: number): Float32Array {

@@ -1,6 +1,8 @@
 // Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too.
 import { Context, KernelLibrary, Stream } from '../src/index'
+import { closeBackends } from './backend'
 import { cases } from './cases'
+import type { Machine } from './machine'
 
 const context = new Context({ device: Number(process.env.FLASHMLA_DEVICE ?? 0) })
 const { device, driver } = context
@@ -8,15 +10,23 @@ console.log(`${device.name}, ${device.multiprocessors} SMs, CUDA ${driver.versio
 const stream = new Stream(context)
 const library = new KernelLibrary(context)
 console.log(library.why)
+const machine: Machine = { context, stream, library, backends: new Map() }
 let failed = 0
+/** Cases kept of each group whose lines would be many. */
+const kept = new Map<string, number>()
 for (const [name, run] of cases) {
   try {
-    console.log(`ok   ${name}: ${run({ context, stream, library })}`)
+    const found = await run(machine)
+    const group = name.startsWith('contract') ? name.slice(0, name.indexOf(':')) : undefined
+    if (group) kept.set(group, (kept.get(group) ?? 0) + 1)
+    else console.log(`ok   ${name}: ${found}`)
   } catch (error) {
     failed++
     console.log(`FAIL ${name}: ${error instanceof Error ? error.stack : error}`)
   }
 }
+for (const [group, count] of kept) console.log(`ok   ${group}: ${count} cases kept`)
+await closeBackends(machine)
 library[Symbol.dispose]()
 stream[Symbol.dispose]()
 if (failed === 0) context[Symbol.dispose]()

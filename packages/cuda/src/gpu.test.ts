@@ -1,5 +1,7 @@
 import { afterAll, describe, test } from 'vitest'
-import { cases, type Machine } from '../gpu/cases'
+import { closeBackends } from '../gpu/backend'
+import { cases } from '../gpu/cases'
+import type { Machine } from '../gpu/machine'
 import { Context, KernelLibrary, Stream } from './index'
 import { probeHere } from './probe'
 
@@ -12,17 +14,18 @@ describe(usable ? 'on the device' : `needs an NVIDIA GPU, ${cases.length} cases 
   const open = (): Machine => {
     const device = found.available ? found.devices.findIndex(({ kernels }) => kernels.length > 0) : 0
     const context = new Context({ device })
-    return { context, stream: new Stream(context), library: new KernelLibrary(context) }
+    return { context, stream: new Stream(context), library: new KernelLibrary(context), backends: new Map() }
   }
-  afterAll(() => {
+  afterAll(async () => {
+    if (machine) await closeBackends(machine)
     machine?.library[Symbol.dispose]()
     machine?.stream[Symbol.dispose]()
     machine?.context[Symbol.dispose]()
   })
   for (const [name, run] of cases) {
-    test.skipIf(!usable)(name, () => {
+    test.skipIf(!usable)(name, async () => {
       machine ??= open()
-      run(machine)
+      await run(machine)
     })
   }
 })

@@ -11,6 +11,10 @@
  * download(stream, memory, back)
  * await stream.finished()
  */
+export type { AttentionPrecision, CudaBackend } from './backend/backend'
+export type { CudaBackendOptions } from './backend/create'
+export { createCudaBackend } from './backend/create'
+export type { WeightPrecision } from './backend/weight'
 export type { AppendTensors } from './decode/append'
 export { append, cast } from './decode/append'
 export type { DecodePlan, DecodeTensors } from './decode/decode'

@@ -15,14 +15,28 @@ export class DeviceMemory extends Resource {
   readonly bytes: number
   readonly #stream: Stream
   readonly #address: bigint
+  readonly #whole: DeviceMemory | undefined
 
-  /** @throws InvalidArgumentError, CudaError (out of memory) */
-  constructor(stream: Stream, bytes: number) {
+  /**
+   * With `part`, bytes of another memory from an offset on instead: it goes with that memory, and disposing of it frees nothing.
+   * @throws InvalidArgumentError, CudaError (out of memory)
+   */
+  constructor(stream: Stream, bytes: number, part?: { readonly of: DeviceMemory; readonly offset: number }) {
     const { context } = stream
     super(context.driver, `${checkBytes(bytes)} bytes of memory of device ${context.device.ordinal}`, [context.held])
     this.context = context
     this.bytes = bytes
     this.#stream = stream
+    this.#whole = part?.of
+    if (part) {
+      if (!Number.isSafeInteger(part.offset) || part.offset < 0 || part.offset + bytes > part.of.bytes)
+        throw new InvalidArgumentError(
+          `Bytes ${part.offset} to ${part.offset + bytes} lie outside a memory of ${part.of.bytes}.`,
+          'Name a part of the memory.',
+        )
+      this.#address = part.of.address + BigInt(part.offset)
+      return
+    }
     this.#address = context.create('cuMemAllocAsync', bytes, stream.handle)
     this.hold()
   }
@@ -30,11 +44,13 @@ export class DeviceMemory extends Resource {
   /** CUdeviceptr. @throws DisposedError */
   get address(): bigint {
     this.alive()
+    void this.#whole?.address
     return this.#address
   }
 
   // A disposed stream has waited for its work: the default stream is in order then.
   protected release(): void {
+    if (this.#whole) return
     this.context.call('cuMemFreeAsync', this.#address, this.#stream.disposed ? 0n : this.#stream.handle)
   }
 }

@@ -97,12 +97,15 @@ export class KernelLibrary extends Resource {
     return this.#manifest.kernels.find((entry) => entry.symbol === symbol && entry.target === this.target)
   }
 
-  /** @throws UnsupportedError when the device has no such kernel, or too little shared memory for it; CudaError, DisposedError */
-  kernel(symbol: string): Kernel {
+  /**
+   * `sharedBytes` of dynamic shared memory, where a shape asks for more than the manifest says; a larger one replaces the one before.
+   * @throws UnsupportedError when the device has no such kernel, or too little shared memory for it; CudaError, DisposedError
+   */
+  kernel(symbol: string, sharedBytes = this.entry(symbol).sharedBytes): Kernel {
     this.alive()
     let kernel = this.#kernels.get(symbol)
-    if (kernel) return kernel
-    const { module: name, sharedBytes } = this.entry(symbol)
+    if (kernel && kernel.sharedBytes >= sharedBytes) return kernel
+    const { module: name } = this.entry(symbol)
     const { ordinal, sharedBytesPerBlock } = this.context.device
     if (sharedBytes > sharedBytesPerBlock) {
       throw new UnsupportedError(

@@ -1,0 +1,36 @@
+// Kernels of the model graph, portable from Ampere on. Each takes one struct of include/flashmla_model_params.h.
+#include "attend.h"
+#include "attend_naive.h"
+#include "cache.h"
+#include "choose.h"
+#include "experts.h"
+#include "linear_few.h"
+#include "rows.h"
+#include "tile.h"
+
+#define KERNEL(symbol, threads, Params, ...) \
+  extern "C" __global__ void __launch_bounds__(threads) symbol(const __grid_constant__ Params p) { flashmla::__VA_ARGS__(p); }
+
+KERNEL(mla_take_rows, 256, MlaTakeRowsParams, take_rows)
+KERNEL(mla_rms_norm, 256, MlaNormParams, rms_norm)
+KERNEL(mla_copy_columns, 256, MlaColumnsParams, copy_columns)
+KERNEL(mla_rotary, 256, MlaRotaryParams, rotary)
+KERNEL(mla_add, 256, MlaElementsParams, add)
+KERNEL(mla_silu_mul, 256, MlaElementsParams, silu_mul)
+KERNEL(mla_convert, 256, MlaConvertParams, convert)
+KERNEL(mla_argmax, 256, MlaArgmaxParams, argmax)
+KERNEL(mla_route, 32, MlaRouteParams, route)
+KERNEL(mla_linear_few_1, 256, MlaLinearParams, linear_few<1, 1>)
+KERNEL(mla_linear_few_4, 256, MlaLinearParams, linear_few<4, 2>)
+KERNEL(mla_linear_few_8, 256, MlaLinearParams, linear_few<8, 2>)
+KERNEL(mla_linear_many, 128, MlaLinearParams, linear_many)
+KERNEL(mla_expert_up, 256, MlaExpertParams, expert_up)
+KERNEL(mla_expert_down, 256, MlaExpertParams, expert_down)
+KERNEL(mla_expert_sort, 1024, MlaExpertParams, expert_sort)
+KERNEL(mla_expert_tiles, 128, MlaExpertParams, expert_tiles)
+KERNEL(mla_expert_sum, 256, MlaExpertParams, expert_sum)
+KERNEL(mla_append_rows, 128, MlaAppendRowsParams, append_rows)
+extern "C" __global__ void __launch_bounds__(256, 2) mla_attend(const __grid_constant__ MlaAttendParams p) { flashmla::attend(p); }
+KERNEL(mla_attend_merge, 128, MlaAttendParams, attend_merge)
+KERNEL(mla_gather_latents, 256, MlaNaiveParams, gather_latents)
+KERNEL(mla_attend_naive, 128, MlaNaiveParams, attend_naive)

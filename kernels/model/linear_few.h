@@ -1,0 +1,30 @@
+// A product of few rows: each warp takes C outputs of a head and R rows of x, so that a weight is read once for R rows.
+#pragma once
+#include "dot.h"
+
+namespace flashmla {
+
+// Grid (ceil(o / (8 C)), ceil(n / R), heads), 256 threads.
+template <int R, int C>
+__device__ __forceinline__ void linear_few(const MlaLinearParams& p) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = blockIdx.z;
+  const int64_t j = (int64_t(blockIdx.x) * 8 + warp) * C, first = int64_t(blockIdx.y) * R;
+  if (j >= p.o) return;
+  const int rows = int(min(int64_t(R), p.n - first));
+  const float* x = p.x + first * p.x_stride + head * p.i;
+  const int64_t at = (head * p.o + j) * p.i;
+  // The last warp of a head with a remainder reads its last row twice and writes it once.
+  const int columns = int(min(int64_t(C), p.o - j));
+  float sums[C][R] = {};
+  dot_rows<R, C>(p.weight, p.weight_dtype, at, columns == C ? p.i : 0, x, p.x_stride, rows, p.i, p.vector != 0, sums);
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const float sum = warp_sum(sums[c][r]);
+      if (lane == 0 && r < rows && c < columns) p.out[(first + r) * p.out_stride + head * p.o + j + c] = sum;
+    }
+  }
+}
+
+}  // namespace flashmla

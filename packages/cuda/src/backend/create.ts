@@ -1,0 +1,47 @@
+import { InvalidArgumentError } from '@flashmla/spec'
+import { Context } from '../driver/context'
+import { Driver } from '../driver/driver'
+import { type AttentionPrecision, CudaBackend } from './backend'
+import { BackendDevice } from './device'
+import type { WeightPrecision } from './weight'
+
+export interface CudaBackendOptions {
+  /** Ordinal (default 0). */
+  readonly device?: number
+  /** How weights are kept; `checkpoint` (default) loses nothing: bf16 stays bf16, f32 and f16 become f32. */
+  readonly weights?: WeightPrecision
+  /**
+   * `exact` (default) attends in float32, over every cache format. `fast` takes the decode kernels where the cache is bf16-576:
+   * queries and probabilities are rounded to bf16, results differ by about 1e-3.
+   */
+  readonly attention?: AttentionPrecision
+  /** @internal Stand-in for the driver, in tests. */
+  readonly driver?: Driver
+}
+
+/**
+ * A backend on one NVIDIA device, with the device's primary context.
+ * @throws CudaUnavailableError without a driver or a device, UnsupportedError for a device without kernels: both let a caller
+ * fall back. InvalidArgumentError for options that name nothing, CudaError
+ */
+export async function createCudaBackend(options: CudaBackendOptions = {}): Promise<CudaBackend> {
+  const { device: ordinal = 0, weights = 'checkpoint', attention = 'exact' } = options
+  demand('weights', weights, ['checkpoint', 'bf16', 'f32'])
+  demand('attention', attention, ['exact', 'fast'])
+  const context = new Context({ device: ordinal, driver: options.driver ?? new Driver() })
+  let device: BackendDevice
+  try {
+    device = new BackendDevice(context)
+  } catch (error) {
+    context[Symbol.dispose]()
+    throw error
+  }
+  const kept = weights === 'checkpoint' ? '' : `, ${weights} weights`
+  const how = attention === 'exact' ? '' : ', bf16 attention'
+  return new CudaBackend(`cuda (${context.device.name}${kept}${how})`, device, weights, attention)
+}
+
+function demand(name: string, value: string, known: readonly string[]): void {
+  if (known.includes(value)) return
+  throw new InvalidArgumentError(`${name} is ${value}.`, `Give one of ${known.join(', ')}.`)
+}

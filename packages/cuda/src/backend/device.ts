@@ -1,0 +1,120 @@
+import { DisposedError, InvalidArgumentError } from '@flashmla/spec'
+import type { Context } from '../driver/context'
+import { Launch, type LaunchOptions } from '../driver/launch'
+import { DeviceMemory } from '../driver/memory'
+import { Stream } from '../driver/stream'
+import { KernelLibrary } from '../kernels/library'
+import type { Fields, Struct, Values } from '../kernels/struct'
+
+/** `plan`: operations check and reserve, and launch nothing; `capture`: what they launch is recorded. */
+export type Mode = 'run' | 'plan' | 'capture'
+
+interface Operation {
+  readonly launch: Launch
+  readonly parameters: Uint8Array
+  readonly sharedBytes: number
+}
+
+/** What all parts of the backend share: one stream, launches laid out once, memory, and what is to be freed in the end. */
+export class BackendDevice {
+  readonly stream: Stream
+  readonly library: KernelLibrary
+  /** For what is known at a capture but may change before a replay. */
+  mode: Mode = 'run'
+  readonly #operations = new Map<string, Operation>()
+  readonly #owned = new Set<Disposable>()
+  readonly #workspaces = new Map<string, { memory: DeviceMemory; captured: boolean }>()
+  #disposed = false
+
+  /** Owns the context from now on. @throws UnsupportedError when the device has no kernels */
+  constructor(readonly context: Context) {
+    this.library = new KernelLibrary(context)
+    this.stream = new Stream(context)
+  }
+
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /** @throws DisposedError */
+  alive(): void {
+    if (this.#disposed) throw new DisposedError('The CUDA backend')
+  }
+
+  /** @throws DisposedError, InvalidArgumentError while a step is captured: `what` would not be replayed */
+  eager(what: string): void {
+    this.alive()
+    if (this.mode === 'run') return
+    throw new InvalidArgumentError(
+      `${what} can't be part of a captured step.`,
+      'Do it before the capture, or between replays.',
+    )
+  }
+
+  /** Device memory that is freed with the backend, or by `free`. @throws CudaError when there is too little */
+  allocate(bytes: number): DeviceMemory {
+    this.alive()
+    return this.own(new DeviceMemory(this.stream, Math.max(bytes, 1)))
+  }
+
+  own<T extends Disposable>(resource: T): T {
+    this.#owned.add(resource)
+    return resource
+  }
+
+  /** Disposes of what `own` took, in the order of the stream; nothing when that was done already. */
+  free(resource: Disposable): void {
+    if (this.#owned.delete(resource)) resource[Symbol.dispose]()
+  }
+
+  /**
+   * Work memory by name, for one operation at a time, grown as needed. What a captured step uses is kept as long as the backend.
+   * @throws CudaError when there is too little
+   */
+  workspace(name: string, bytes: number): DeviceMemory {
+    let found = this.#workspaces.get(name)
+    if (!found || found.memory.bytes < bytes) {
+      const memory = this.allocate(bytes)
+      if (found && !found.captured) this.free(found.memory)
+      found = { memory, captured: false }
+      this.#workspaces.set(name, found)
+    }
+    if (this.mode === 'capture') found.captured = true
+    return found.memory
+  }
+
+  /** Queues a kernel with new parameter values; its launch is laid out on first use. A grid without blocks queues nothing. */
+  run<F extends Fields>(
+    symbol: string,
+    struct: Struct<F>,
+    grid: LaunchOptions['grid'],
+    values: Values<F>,
+    sharedBytes?: number,
+  ): void {
+    let operation = this.#operations.get(symbol)
+    if (!operation || (sharedBytes !== undefined && operation.sharedBytes < sharedBytes)) {
+      const kernel = this.library.kernel(symbol, sharedBytes)
+      const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
+      const { threads } = this.library.entry(symbol)
+      const launch = new Launch({ kernel, grid, threads, parameters: [parameters] })
+      operation = { launch, parameters, sharedBytes: kernel.sharedBytes }
+      this.#operations.set(symbol, operation)
+    }
+    if (this.mode === 'plan' || grid[0] === 0 || grid[1] === 0) return
+    struct.write(operation.parameters, values)
+    operation.launch.setGrid(grid)
+    operation.launch.on(this.stream)
+  }
+
+  /** Frees everything once the stream is done, the context too. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.stream.synchronize()
+    for (const resource of this.#owned) resource[Symbol.dispose]()
+    this.#owned.clear()
+    this.stream[Symbol.dispose]()
+    this.library[Symbol.dispose]()
+    this.context[Symbol.dispose]()
+  }
+}

@@ -1,0 +1,116 @@
+import type { ExpertWeights } from '@flashmla/spec'
+import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { upload } from '../driver/copy'
+import type { DeviceMemory } from '../driver/memory'
+import { EXPERT_BYTES, MlaElementsParams, MlaExpertParams } from '../kernels/model-params'
+import type { BackendDevice } from './device'
+import { TILE } from './linear'
+import type { CudaTensor } from './tensor'
+import { columnsOf, rowsOf } from './tensor'
+import { ownWeight } from './weight'
+
+/** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own. */
+const FEW_PAIRS = 4
+/** One thread of mla_expert_sort each. */
+const MOST_SORTED = 1024
+
+/** Tables of a layer's matrices in device memory, made on first use, freed with the layer's first weight. */
+export class ExpertTables {
+  readonly #tables = new WeakMap<readonly ExpertWeights[], DeviceMemory>()
+
+  constructor(private readonly device: BackendDevice) {}
+
+  /** @throws DisposedError when a matrix is gone, InvalidArgumentError when the experts differ in shape */
+  address(experts: readonly ExpertWeights[]): bigint {
+    const matrices = experts.flatMap(({ gate, up, down }) => [gate, up, down].map((w) => ownWeight(this.device, w)))
+    for (const matrix of matrices) void matrix.address
+    const known = this.#tables.get(experts)
+    if (known) return known.address
+    const shape = String(experts[0]!.gate.shape)
+    const other = experts.findIndex(({ gate }) => String(gate.shape) !== shape)
+    if (other >= 0)
+      throw new InvalidArgumentError(
+        `Expert ${other} has a gate [${experts[other]!.gate.shape}], expert 0 [${shape}].`,
+        'Give experts of one shape.',
+      )
+    this.device.alive()
+    const bytes = new DataView(new ArrayBuffer(experts.length * EXPERT_BYTES))
+    for (const [i, matrix] of matrices.entries()) {
+      const base = Math.floor(i / 3) * EXPERT_BYTES
+      bytes.setBigUint64(base + (i % 3) * 8, matrix.address, true)
+      bytes.setInt32(base + 24 + (i % 3) * 4, matrix.code, true)
+    }
+    const memory = this.device.allocate(bytes.byteLength)
+    upload(this.device.stream, memory, bytes)
+    this.#tables.set(experts, memory)
+    matrices[0]!.onDispose(() => {
+      this.#tables.delete(experts)
+      this.device.free(memory)
+    })
+    return memory.address
+  }
+}
+
+/** Queues out[r] += Σ_c weights[r, c] · expert(ids[r, c])(x[r]), choices in their order. */
+export function runExperts(
+  device: BackendDevice,
+  tables: ExpertTables,
+  operands: {
+    readonly out: CudaTensor<'f32'>
+    readonly x: CudaTensor<'f32'>
+    readonly ids: CudaTensor<'i32'>
+    readonly weights: CudaTensor<'f32'>
+    readonly experts: readonly ExpertWeights[]
+  },
+): void {
+  const { out, x, ids, weights, experts } = operands
+  const [n, hidden, choices, count] = [rowsOf(x), columnsOf(x), columnsOf(ids), experts.length]
+  const pairs = n * choices
+  const addresses = { x: x.address, out: out.address, ids: ids.address, weights: weights.address }
+  if (pairs === 0) return
+  if (count === 0) throw new InvalidArgumentError('There are no experts to choose.', 'Give at least one expert.')
+  const many = pairs > FEW_PAIRS * count
+  if (many && count > MOST_SORTED)
+    throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
+  const table = tables.address(experts)
+  const inner = experts[0]!.gate.shape[0]!
+  const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
+  const values = {
+    ...addresses,
+    experts: table,
+    gate: work('gate', pairs * inner),
+    up: many ? work('up', pairs * inner) : null,
+    down: many ? work('down', pairs * hidden) : null,
+    order: many ? work('order', pairs) : null,
+    place: many ? work('place', pairs) : null,
+    starts: many ? work('starts', count + 1) : null,
+    tiles: many ? work('tiles', count + 1) : null,
+    n,
+    hidden,
+    inner,
+    choices,
+    count,
+    stage: 0,
+    vector: hidden % 8 === 0 && inner % 8 === 0 && x.address % 16n === 0n ? 1 : 0,
+  }
+  const run = (symbol: string, grid: readonly [number, number], change: { stage?: number } = {}) =>
+    device.run(symbol, MlaExpertParams, grid, { ...values, ...change })
+  if (!many) {
+    run('mla_expert_up', [Math.ceil(inner / 8), pairs])
+    run('mla_expert_down', [Math.ceil(hidden / 8), n])
+    return
+  }
+  const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
+  run('mla_expert_sort', [1, 1])
+  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)])
+  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)], { stage: 1 })
+  const elements = pairs * inner
+  device.run('mla_silu_mul', MlaElementsParams, [Math.ceil(elements / 1024), 1], {
+    out: values.gate,
+    a: values.gate,
+    b: values.up,
+    n: elements,
+  })
+  run('mla_expert_tiles', [tiles, Math.ceil(hidden / TILE)], { stage: 2 })
+  run('mla_expert_sum', [n, Math.ceil(hidden / 256)])
+}

@@ -1,0 +1,55 @@
+import { MlaLinearParams } from '../kernels/model-params'
+import type { BackendDevice } from './device'
+import type { CudaWeight } from './weight'
+
+/** Rows and columns of a tile of mla_linear_many and mla_expert_tiles. */
+export const TILE = 64
+/** Most rows for which each weight is read by a warp of its own: past it tiles that share weights are faster. */
+const FEW_ROWS = 16
+/** Outputs that a block of 8 warps takes, by the rows of x that it takes. */
+const FEW = [
+  { rows: 1, symbol: 'mla_linear_few_1', outputs: 8 },
+  { rows: 4, symbol: 'mla_linear_few_4', outputs: 16 },
+  { rows: 8, symbol: 'mla_linear_few_8', outputs: 16 },
+] as const
+
+export interface Product {
+  /** `[n, heads, i]`, rows `xStride` elements apart. */
+  readonly x: bigint
+  readonly xStride: number
+  /** `[n, heads, o]`, rows `outStride` elements apart. */
+  readonly out: bigint
+  readonly outStride: number
+  readonly n: number
+  /** `[heads, o, i]` */
+  readonly weight: CudaWeight
+  readonly heads: number
+}
+
+/** Queues out[r, h] = x[r, h] · weight[h]ᵀ: one kernel for few rows, limited by reading the weights, one for many. */
+export function runLinear(device: BackendDevice, product: Product): void {
+  const { x, xStride, out, outStride, n, weight, heads } = product
+  const [o, i] = weight.shape.slice(-2) as [number, number]
+  if (n === 0 || o === 0) return
+  const values = {
+    x,
+    weight: weight.address,
+    out,
+    n,
+    o,
+    i,
+    x_stride: xStride,
+    out_stride: outStride,
+    heads,
+    weight_dtype: weight.code,
+    vector: i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n ? 1 : 0,
+    reserved: 0,
+  }
+  if (n <= FEW_ROWS) {
+    const few = FEW.find(({ rows }) => n <= rows) ?? FEW[2]
+    const grid = [Math.ceil(o / few.outputs), Math.ceil(n / few.rows), heads] as const
+    device.run(few.symbol, MlaLinearParams, grid, values)
+    return
+  }
+  device.run('mla_linear_many', MlaLinearParams, [Math.ceil(n / TILE), Math.ceil(o / TILE), heads], values)
+}
