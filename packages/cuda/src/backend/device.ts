@@ -11,7 +11,7 @@ export type Mode = 'run' | 'plan' | 'capture'
 
 interface Operation {
   readonly launch: Launch
-  readonly parameters: Uint8Array
+  readonly parameters: DataView
   readonly sharedBytes: number
 }
 
@@ -97,11 +97,11 @@ export class BackendDevice {
       const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
       const { threads } = this.library.entry(symbol)
       const launch = new Launch({ kernel, grid, threads, parameters: [parameters] })
-      operation = { launch, parameters, sharedBytes: kernel.sharedBytes }
+      operation = { launch, parameters: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
       this.#operations.set(symbol, operation)
     }
     if (this.mode === 'plan' || grid[0] === 0 || grid[1] === 0) return
-    struct.write(operation.parameters, values)
+    struct.fill(operation.parameters, values)
     operation.launch.setGrid(grid)
     operation.launch.on(this.stream)
   }
