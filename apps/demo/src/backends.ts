@@ -6,10 +6,14 @@ import { choice, number } from './options'
 interface Choice {
   /** @throws UnsupportedError where this machine can't run it */
   open(threads: number | undefined): Promise<Backend>
+  /** Most machines lack it: `auto` goes on without a word, and `doctor` says why. */
+  readonly rare?: boolean
 }
 
 /** The best one first: `auto` takes the first that this machine can run. */
-const backends: Readonly<Record<'cpu' | 'reference', Choice>> = {
+const backends: Readonly<Record<'cuda' | 'cpu' | 'reference', Choice>> = {
+  // Loaded when it is asked for: without a GPU it costs the look for a driver.
+  cuda: { open: async () => (await import('@flashmla/cuda')).createCudaBackend(), rare: true },
   cpu: { open: (threads) => createCpuBackend(threads ? { threads } : {}) },
   reference: { open: async () => new ReferenceBackend() },
 }
@@ -30,7 +34,8 @@ export async function openBackend(options: { backend: string; threads?: string |
       return await backends[candidate].open(threads)
     } catch (error) {
       if (!FlashMlaError.isInstance(error) || error.code !== 'unsupported') throw error
-      process.stderr.write(`${candidate} backend: ${error.message.split('\n')[0]} Trying the next.\n`)
+      if (!backends[candidate].rare)
+        process.stderr.write(`${candidate} backend: ${error.message.split('\n')[0]} Trying the next.\n`)
     }
   }
   return new ReferenceBackend()

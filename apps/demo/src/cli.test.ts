@@ -94,6 +94,8 @@ describe('flashmla', () => {
     else expect(cuda.devices[0]).toMatchObject({ ordinal: 0, kernels: expect.any(Array) })
     for (const id of ['cpu', 'reference'])
       expect(backends.find((check: { id: string }) => check.id === id)).toMatchObject({ usable: true })
+    const [first] = backends
+    expect(first).toMatchObject({ id: 'cuda', usable: cuda.available && cuda.devices[0].kernels.length > 0 })
     expect(backends.filter(({ chosen }: { chosen: boolean }) => chosen)).toHaveLength(1)
   })
 

@@ -35,9 +35,7 @@ async function run(args: readonly string[]): Promise<void> {
       `${usable ? '✓' : '✗'} ${bold(id.padEnd(10))} ${detail.replaceAll('\n', `\n${' '.repeat(13)}`)}${chosen ? ' ← auto' : ''}\n`,
     )
   }
-  process.stdout.write(
-    `\nNVIDIA GPUs (@flashmla/cuda; the commands run on the CPU so far)\n${gpuLines(cuda).join('\n')}\n`,
-  )
+  process.stdout.write(`\nNVIDIA GPUs (@flashmla/cuda)\n${gpuLines(cuda).join('\n')}\n`)
 }
 
 /** Driver, and what each device runs and why. */
