@@ -3,9 +3,12 @@ import { type CudaBackend, type CudaBackendOptions, createCudaBackend } from '..
 import type { Case, Machine } from './machine'
 
 /** The machine's backend of these options, opened once. */
-export function backendOf(machine: Machine, options: Pick<CudaBackendOptions, 'weights' | 'attention'> = {}) {
+export function backendOf(
+  machine: Machine,
+  options: Pick<CudaBackendOptions, 'weights' | 'attention' | 'graphs'> = {},
+) {
   const { context, backends } = machine
-  const key = `${options.weights ?? ''} ${options.attention ?? ''}`
+  const key = JSON.stringify(options)
   let backend: Promise<CudaBackend> | undefined = backends.get(key)
   if (!backend) {
     backend = createCudaBackend({ device: context.device.ordinal, driver: context.driver, ...options })

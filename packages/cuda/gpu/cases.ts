@@ -2,6 +2,7 @@ import { contract } from './backend'
 import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
 import { engine } from './engine'
 import type { Case } from './machine'
+import { rates } from './rates'
 
 const lengths = [0, 1, 63, 200, 130]
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
@@ -24,4 +25,5 @@ export const cases: readonly Case[] = [
   ['launch cost', timeLaunches],
   ...contract,
   ...engine,
+  ...rates,
 ]

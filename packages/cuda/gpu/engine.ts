@@ -99,8 +99,11 @@ async function checkTinyMla(machine: Machine, attention: 'exact' | 'fast'): Prom
 }
 
 /** Tokens a second of tiny-mla: a prompt of 512, and 64 decoded tokens at batch 1 and 16, medians of 5. */
-async function timeTinyMla(machine: Machine, attention: 'exact' | 'fast'): Promise<string> {
-  const backend = await backendOf(machine, attention === 'fast' ? { attention } : {})
+async function timeTinyMla(machine: Machine, attention: 'exact' | 'fast', graphs = true): Promise<string> {
+  const backend = await backendOf(machine, {
+    ...(attention === 'fast' ? { attention } : {}),
+    ...(graphs ? {} : { graphs }),
+  })
   const cacheFormat = attention === 'fast' ? 'bf16' : 'f32'
   const model = await Model.load(folderOf('tiny-mla'), { backend, numBlocks: 256, cacheFormat })
   const prompt = Array.from({ length: PROMPT_TOKENS }, (_, i) => 2 + ((i * 7919) % 4000))
@@ -142,4 +145,5 @@ export const engine: readonly Case[] = [
     [`engine: tiny-mla's golden tokens, ${attention} attention`, (machine) => checkTinyMla(machine, attention)],
     [`engine: tiny-mla's speed, ${attention} attention`, (machine) => timeTinyMla(machine, attention)],
   ]),
+  ["engine: tiny-mla's speed, exact attention, no graphs", (machine) => timeTinyMla(machine, 'exact', false)],
 ]

@@ -64,7 +64,9 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
   if (t === 0 || h === 0) return
   const { queryStart, seqLens, blockTable } = batch.tables
   // A replay may see longer sequences than the capture.
-  const longest = device.mode === 'run' ? batch.longest : batch.capacity.maxBlocks * cache.pageSize
+  // Powers of two keep the launches of growing sequences alike.
+  const most = batch.capacity.maxBlocks * cache.pageSize
+  const longest = device.mode === 'run' ? Math.min(2 ** Math.ceil(Math.log2(Math.max(batch.longest, 1))), most) : most
   const plan = planAttention({ t, h, rank, mostQueries: batch.mostQueries, longest, multiprocessors })
   const parts = plan.grid[1]
   const values = {

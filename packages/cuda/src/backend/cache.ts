@@ -74,6 +74,7 @@ export class CudaCache implements PagedCache {
         else stretches.push({ offset, length })
       }
     }
+    if (device.mode === 'run') device.eager('A copy')
     for (const { offset, length } of stretches) {
       copy(device.stream, memory, memory, {
         bytes: length,

@@ -15,6 +15,8 @@ export interface CudaBackendOptions {
    * queries and probabilities are rounded to bf16, results differ by about 1e-3.
    */
   readonly attention?: AttentionPrecision
+  /** Launches that repeat from step to step become graphs, so that a step costs the host little (default true). Same results. */
+  readonly graphs?: boolean
   /** @internal Stand-in for the driver, in tests. */
   readonly driver?: Driver
 }
@@ -31,7 +33,7 @@ export async function createCudaBackend(options: CudaBackendOptions = {}): Promi
   const context = new Context({ device: ordinal, driver: options.driver ?? new Driver() })
   let device: BackendDevice
   try {
-    device = new BackendDevice(context)
+    device = new BackendDevice(context, options.graphs ?? true)
   } catch (error) {
     context[Symbol.dispose]()
     throw error

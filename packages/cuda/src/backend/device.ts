@@ -5,14 +5,13 @@ import { DeviceMemory } from '../driver/memory'
 import { Stream } from '../driver/stream'
 import { KernelLibrary } from '../kernels/library'
 import type { Fields, Struct, Values } from '../kernels/struct'
+import { LaunchQueue, type Operation } from './launch-queue'
 
 /** `plan`: operations check and reserve, and launch nothing; `capture`: what they launch is recorded. */
 export type Mode = 'run' | 'plan' | 'capture'
 
-interface Operation {
-  readonly launch: Launch
-  readonly parameters: DataView
-  readonly sharedBytes: number
+interface LaidOut extends Operation {
+  readonly view: DataView
 }
 
 /** What all parts of the backend share: one stream, launches laid out once, memory, and what is to be freed in the end. */
@@ -21,15 +20,20 @@ export class BackendDevice {
   readonly library: KernelLibrary
   /** For what is known at a capture but may change before a replay. */
   mode: Mode = 'run'
-  readonly #operations = new Map<string, Operation>()
+  readonly #operations = new Map<string, LaidOut>()
   readonly #owned = new Set<Disposable>()
   readonly #workspaces = new Map<string, { memory: DeviceMemory; captured: boolean }>()
+  readonly #queue: LaunchQueue
   #disposed = false
 
-  /** Owns the context from now on. @throws UnsupportedError when the device has no kernels */
-  constructor(readonly context: Context) {
+  /** Owns the context from now on. `graphs`: see `LaunchQueue`. @throws UnsupportedError when the device has no kernels */
+  constructor(
+    readonly context: Context,
+    graphs: boolean,
+  ) {
     this.library = new KernelLibrary(context)
     this.stream = new Stream(context)
+    this.#queue = new LaunchQueue(this.stream, graphs)
   }
 
   get disposed(): boolean {
@@ -41,10 +45,13 @@ export class BackendDevice {
     if (this.#disposed) throw new DisposedError('The CUDA backend')
   }
 
-  /** @throws DisposedError, InvalidArgumentError while a step is captured: `what` would not be replayed */
+  /** Before anything but launches: what is held back is queued. @throws DisposedError, InvalidArgumentError in a capture */
   eager(what: string): void {
     this.alive()
-    if (this.mode === 'run') return
+    if (this.mode === 'run') {
+      this.#queue.flush()
+      return
+    }
     throw new InvalidArgumentError(
       `${what} can't be part of a captured step.`,
       'Do it before the capture, or between replays.',
@@ -64,7 +71,9 @@ export class BackendDevice {
 
   /** Disposes of what `own` took, in the order of the stream; nothing when that was done already. */
   free(resource: Disposable): void {
-    if (this.#owned.delete(resource)) resource[Symbol.dispose]()
+    if (!this.#owned.delete(resource)) return
+    this.#queue.flush()
+    resource[Symbol.dispose]()
   }
 
   /**
@@ -97,20 +106,32 @@ export class BackendDevice {
       const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
       const { threads } = this.library.entry(symbol)
       const launch = new Launch({ kernel, grid, threads, parameters: [parameters] })
-      operation = { launch, parameters: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
+      operation = { launch, parameters, view: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
       this.#operations.set(symbol, operation)
     }
     if (this.mode === 'plan' || grid[0] === 0 || grid[1] === 0) return
-    struct.fill(operation.parameters, values)
+    struct.fill(operation.view, values)
+    if (this.mode === 'run') {
+      this.#queue.launch(operation, grid)
+      return
+    }
     operation.launch.setGrid(grid)
     operation.launch.on(this.stream)
+  }
+
+  /** Queues launches of another kind, the same whenever `key` is: `enqueue` may run later, and within a capture. */
+  runKeyed(key: string, enqueue: () => void): void {
+    if (this.mode === 'run') this.#queue.enqueue(key, enqueue)
+    else if (this.mode === 'capture') enqueue()
   }
 
   /** Frees everything once the stream is done, the context too. */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
+    this.#queue.flush()
     this.stream.synchronize()
+    this.#queue.dispose()
     for (const resource of this.#owned) resource[Symbol.dispose]()
     this.#owned.clear()
     this.stream[Symbol.dispose]()

@@ -10,10 +10,18 @@ import type { CudaTensor } from './tensor'
 /** Plans kept: each has work memory of its own. */
 const MOST_PLANS = 6
 
+interface Planned {
+  readonly plan: DecodePlan
+  /** No other plan's: one made later for the same shape has other work memory. */
+  readonly id: number
+  captured: boolean
+}
+
 /** Attention by the decode kernels, with queries and probabilities in bf16: 1e-3 instead of 1e-5, many times as fast. */
 export class FastAttention {
   /** The plan used last stands last. */
-  readonly #plans = new Map<string, { plan: DecodePlan; captured: boolean }>()
+  readonly #plans = new Map<string, Planned>()
+  #made = 0
 
   constructor(private readonly device: BackendDevice) {}
 
@@ -32,12 +40,10 @@ export class FastAttention {
     const totalQueries = Math.min(rows, batch.capacity.maxSequences * sQ)
     if (totalQueries === 0 || h === 0) return
     if (device.mode === 'capture') batch.holdQueries()
-    const plan = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
+    const { plan, id } = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
     const n = totalQueries * h * QK_WIDTH
     const target = device.workspace('queries in bf16', n * 2)
-    if (device.mode === 'plan') return
-    cast(device.library, device.stream, { source: tensors.q, target, n, dtype: 'bf16' })
-    decode(plan, {
+    const decoded = {
       ...tensors,
       q: target,
       numBlocks: cache.numBlocks,
@@ -46,13 +52,18 @@ export class FastAttention {
       seqLens,
       queryStart,
       scale,
+    }
+    const memories = [tensors.q, target, tensors.kv, blockTable, seqLens, queryStart, tensors.out, tensors.lse]
+    device.runKeyed(`${[id, n, scale, cache.numBlocks, ...memories.map(({ address }) => address)]}`, () => {
+      cast(device.library, device.stream, { source: tensors.q, target, n, dtype: 'bf16' })
+      decode(plan, decoded)
     })
   }
 
   #plan(
     cache: CudaCache,
     shape: { readonly batch: number; readonly sQ: number; readonly hQ: number; readonly totalQueries: number },
-  ): DecodePlan {
+  ): Planned {
     const { device } = this
     const { pageSize } = cache
     const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, pageSize].join(' ')
@@ -66,11 +77,11 @@ export class FastAttention {
         if (!oldest[1].captured) device.free(oldest[1].plan)
       }
       const whole = { ...shape, dtype: 'bf16', outDtype: 'f32', pageSize } as const
-      found = { plan: device.own(planDecode(device.library, device.stream, whole)), captured: false }
+      found = { plan: device.own(planDecode(device.library, device.stream, whole)), id: ++this.#made, captured: false }
     }
     if (device.mode === 'capture') found.captured = true
     this.#plans.set(key, found)
-    return found.plan
+    return found
   }
 }
 

@@ -1,0 +1,114 @@
+import { bf16Format, f32Format } from '@flashmla/latent'
+import type { CacheFormat } from '@flashmla/spec'
+import type { CudaBackend } from '../src/index'
+import { backendOf } from './backend'
+import type { Case } from './machine'
+
+const ROUNDS = 20
+
+/** Milliseconds of an operation: the median of 5 rounds of 20, the host's share included. */
+async function time(backend: CudaBackend, work: () => void): Promise<number> {
+  const probe = backend.tensor('f32', [1])
+  const times: number[] = []
+  for (let i = 0; i < 6; i++) {
+    await backend.read(probe)
+    const start = performance.now()
+    for (let round = 0; round < ROUNDS; round++) work()
+    await backend.read(probe)
+    times.push((performance.now() - start) / ROUNDS)
+  }
+  probe.dispose()
+  return times.slice(1).sort((a, b) => a - b)[2]!
+}
+
+function noise(n: number): Float32Array {
+  let state = 17
+  return Float32Array.from({ length: n }, () => {
+    state = (state * 48271) % 2147483647
+    return (state / 2147483647) * 2 - 1
+  })
+}
+
+/** Products of n rows with a bf16 weight [16384, 7168]: bytes of the weight, and operations, a second. */
+async function linearRates(backend: CudaBackend): Promise<string> {
+  const [o, i] = [16384, 7168]
+  const values = noise(1 << 20)
+  const words = new Uint16Array(o * i)
+  for (let k = 0; k < words.length; k++) words[k] = 0x3f00 | ((k * 2654435761) >>> 24)
+  const weight = await backend.weight({
+    name: 'rate',
+    dtype: 'bf16',
+    shape: [o, i],
+    read: async (target) => target.set(new Uint8Array(words.buffer)),
+  })
+  const found: string[] = []
+  for (const n of [1, 4, 16, 64, 512]) {
+    const [x, out] = [backend.tensor('f32', [n, i]), backend.tensor('f32', [n, o])]
+    for (let at = 0; at < n * i; at += values.length)
+      backend.write(x, values.subarray(0, Math.min(values.length, n * i - at)), at)
+    const ms = await time(backend, () => backend.linear(out, x, weight))
+    found.push(
+      `${n} rows ${ms.toFixed(3)} ms ${((o * i * 2) / ms / 1e6).toFixed(0)} GB/s ${((2 * n * o * i) / ms / 1e9).toFixed(1)} TFLOP/s`,
+    )
+    for (const tensor of [x, out]) tensor.dispose()
+  }
+  weight.dispose()
+  return found.join('; ')
+}
+
+/** Attention of 128 heads: decoding of 8 sequences of 4096 tokens, and 256 queries of one. */
+async function attentionRates(backend: CudaBackend, format: CacheFormat): Promise<string> {
+  const [h, width] = [128, format.kvLoraRank + format.ropeDim]
+  const found: string[] = []
+  for (const [b, queries, length] of [
+    [8, 1, 4096],
+    [1, 1, 4096],
+    [1, 256, 4096],
+  ] as const) {
+    const [t, pages] = [b * queries, length / 64]
+    const cache = backend.cache(format, b * pages, 64)
+    const latent = backend.tensor('f32', [4096, width])
+    backend.write(latent, noise(4096 * width))
+    const slots = backend.tensor('i32', [4096])
+    for (let s = 0; s < b; s++) {
+      backend.write(
+        slots,
+        Int32Array.from({ length: 4096 }, (_, i) => s * length + i),
+      )
+      backend.append(cache, latent, slots)
+    }
+    const batch = backend.batch({ maxSequences: b, maxTokens: t, maxBlocks: pages })
+    batch.update({
+      queryStart: Int32Array.from({ length: b + 1 }, (_, s) => s * queries),
+      seqLens: new Int32Array(b).fill(length),
+      blockTable: Int32Array.from({ length: b * pages }, (_, i) => i),
+      blockTableStride: pages,
+    })
+    const [q, out] = [backend.tensor('f32', [t, h, width]), backend.tensor('f32', [t, h, format.kvLoraRank])]
+    backend.write(q, noise(t * h * width))
+    const lse = backend.tensor('f32', [t, h])
+    const ms = await time(backend, () => backend.attention(out, lse, q, cache, batch, width ** -0.5))
+    const tokens = queries === 1 ? length : length - queries / 2
+    const tflops = (2 * t * h * tokens * (width + format.kvLoraRank)) / ms / 1e9
+    found.push(`batch ${b}, ${queries} queries ${ms.toFixed(3)} ms ${tflops.toFixed(1)} TFLOP/s`)
+    for (const resource of [cache, latent, slots, batch, q, out, lse]) resource.dispose()
+  }
+  return found.join('; ')
+}
+
+/** What the operations reach at the sizes of DeepSeek-V3. */
+export const rates: readonly Case[] = [
+  ['rates: linear, bf16 weight [16384, 7168]', async (machine) => linearRates(await backendOf(machine))],
+  [
+    'rates: exact attention, 4096 tokens, bf16-576',
+    async (machine) => attentionRates(await backendOf(machine), bf16Format(512, 64)),
+  ],
+  [
+    'rates: exact attention, 4096 tokens, f32-576',
+    async (machine) => attentionRates(await backendOf(machine), f32Format(512, 64)),
+  ],
+  [
+    'rates: fast attention, 4096 tokens, bf16-576',
+    async (machine) => attentionRates(await backendOf(machine, { attention: 'fast' }), bf16Format(512, 64)),
+  ],
+]
