@@ -39,6 +39,8 @@ const model = [
   ['mla_linear_few_1', 256],
   ['mla_linear_few_4', 256],
   ['mla_linear_few_8', 256],
+  ['mla_linear_mma_16', 256],
+  ['mla_linear_mma_32', 256],
   ['mla_linear_many', 128],
   ['mla_expert_up', 256],
   ['mla_expert_down', 256],

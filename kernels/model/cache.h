@@ -45,7 +45,10 @@ __device__ __forceinline__ float row_value(const CacheLayout& layout, const char
 __device__ __forceinline__ uint32_t encode_tile(const float* source, int n, char* target) {
   const int lane = threadIdx.x & 31;
   float max = 0.f;
-  for (int i = lane; i < n; i += 32) max = fmaxf(max, fabsf(source[i]));
+  for (int i = lane; i < n; i += 32) {
+    const float magnitude = fabsf(source[i]);
+    if (magnitude > max) max = magnitude;
+  }
   const uint32_t scale = e8m0_scale(warp_max(max));
   const float inverse = e8m0_value(254u - scale);  // 2^(127 - scale)
   for (int i = lane; i < n; i += 32) target[i] = char(e4m3_bits(source[i] * inverse));

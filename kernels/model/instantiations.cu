@@ -5,6 +5,7 @@
 #include "choose.h"
 #include "experts.h"
 #include "linear_few.h"
+#include "linear_mma.h"
 #include "rows.h"
 #include "tile.h"
 
@@ -23,6 +24,8 @@ KERNEL(mla_route, 32, MlaRouteParams, route)
 KERNEL(mla_linear_few_1, 256, MlaLinearParams, linear_few<1, 1>)
 KERNEL(mla_linear_few_4, 256, MlaLinearParams, linear_few<4, 2>)
 KERNEL(mla_linear_few_8, 256, MlaLinearParams, linear_few<8, 2>)
+KERNEL(mla_linear_mma_16, 256, MlaLinearParams, linear_mma<1>)
+KERNEL(mla_linear_mma_32, 256, MlaLinearParams, linear_mma<2>)
 KERNEL(mla_linear_many, 128, MlaLinearParams, linear_many)
 KERNEL(mla_expert_up, 256, MlaExpertParams, expert_up)
 KERNEL(mla_expert_down, 256, MlaExpertParams, expert_down)

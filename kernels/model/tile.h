@@ -7,6 +7,7 @@
 #pragma once
 #include "dot.h"
 #include "mma.h"
+#include "split.h"
 
 namespace flashmla {
 
@@ -51,22 +52,6 @@ union TileShared {
 
 __device__ __forceinline__ uint32_t pair_at(const uint16_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
 
-// The bf16 parts of four values, each part packed to 8 bytes. Cutting bits off leaves a rest that is exact; the third part has none.
-__device__ __forceinline__ void split_four(const float4& v, uint2 (&parts)[3]) {
-  float rest[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int part = 0; part < 3; ++part) {
-    uint32_t words[4];
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const bool finite = fabsf(rest[e]) < INFINITY;  // infinities and NaN are whole in the first part
-      words[e] = finite ? __float_as_uint(rest[e]) >> 16 : bf16_bits(rest[e]);
-      rest[e] = finite ? rest[e] - bf16_value(words[e]) : 0.f;
-    }
-    parts[part] = make_uint2(words[0] | words[1] << 16, words[2] | words[3] << 16);
-  }
-}
-
 __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& shared) {
   auto& sh = shared.mma;
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, g = lane >> 2, t = lane & 3;
@@ -98,10 +83,13 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& share
   const auto store = [&]() {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      uint2 parts[3];
-      split_four(next_x[j], parts);
+      uint32_t low[3], high[3];
+      split_pair(next_x[j].x, next_x[j].y, low);
+      split_pair(next_x[j].z, next_x[j].w, high);
 #pragma unroll
-      for (int part = 0; part < 3; ++part) *reinterpret_cast<uint2*>(&sh.x[part][(thread >> 3) + 16 * j][(thread & 7) * 4]) = parts[part];
+      for (int part = 0; part < 3; ++part) {
+        *reinterpret_cast<uint2*>(&sh.x[part][(thread >> 3) + 16 * j][(thread & 7) * 4]) = make_uint2(low[part], high[part]);
+      }
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) *reinterpret_cast<uint4*>(&sh.w[(thread >> 2) + 32 * j][(thread & 3) * 8]) = next_w[j];

@@ -52,6 +52,16 @@ test('a product takes the kernel of its rows, 16-byte loads only where rows are 
   expect(run(16)).toMatchObject({ symbol: 'mla_linear_few_8', grid: [3, 2, 1] })
   expect(run(130)).toMatchObject({ symbol: 'mla_linear_many', grid: [3, 1, 1], block: [128, 1, 1] })
   expect([field(run(2), 'vector'), field(run(2, 1), 'vector'), field(run(2), 'weight_dtype')]).toEqual([1, 0, 2])
+  const halves = await backend.weight(source([70, 64], 'bf16'))
+  const mma = (n: number) =>
+    launched(() => backend.linear(backend.tensor('f32', [n, 70]), backend.tensor('f32', [n, 64]), halves))[0]!
+  expect([1, 2, 16, 33, 65].map((n) => `${mma(n).symbol} ${mma(n).grid}`)).toEqual([
+    'mla_linear_few_1 9,1,1',
+    'mla_linear_mma_16 3,1,1',
+    'mla_linear_mma_16 3,1,1',
+    'mla_linear_mma_32 3,2,1',
+    'mla_linear_many 2,2,1',
+  ])
   const stack = await backend.weight(source([5, 64, 16], 'bf16'))
   const heads = launched(() =>
     backend.headLinear(backend.tensor('f32', [20, 5, 64]), backend.tensor('f32', [20, 5, 16]), stack),

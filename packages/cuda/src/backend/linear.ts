@@ -4,8 +4,11 @@ import type { CudaWeight } from './weight'
 
 /** Rows and columns of a tile of mla_linear_many and mla_expert_tiles. */
 export const TILE = 64
-/** Most rows for which each weight is read by a warp of its own: past it tiles that share weights are faster. */
+/** Most rows for which a warp reads its weight rows for itself: past it tiles that share weights are faster. */
 const FEW_ROWS = 16
+/** The same where the tensor cores take bf16 weights as they are read, and the outputs of a block then. */
+const FEW_MMA_ROWS = 64
+const MMA_OUTPUTS = 32
 /** Outputs that a block of 8 warps takes, by the rows of x that it takes. */
 const FEW = [
   { rows: 1, symbol: 'mla_linear_few_1', outputs: 8 },
@@ -26,7 +29,7 @@ export interface Product {
   readonly heads: number
 }
 
-/** Queues out[r, h] = x[r, h] · weight[h]ᵀ: one kernel for few rows, limited by reading the weights, one for many. */
+/** Queues out[r, h] = x[r, h] · weight[h]ᵀ: kernels for few rows, limited by reading the weights, one for many. */
 export function runLinear(device: BackendDevice, product: Product): void {
   const { x, xStride, out, outStride, n, weight, heads } = product
   const [o, i] = weight.shape.slice(-2) as [number, number]
@@ -44,6 +47,12 @@ export function runLinear(device: BackendDevice, product: Product): void {
     weight_dtype: weight.code,
     vector: i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n ? 1 : 0,
     reserved: 0,
+  }
+  if (n > 1 && n <= FEW_MMA_ROWS && weight.dtype === 'bf16' && values.vector === 1 && i % 32 === 0) {
+    const rows = n <= 16 ? 16 : 32
+    const grid = [Math.ceil(o / MMA_OUTPUTS), Math.ceil(n / rows), heads] as const
+    device.run(`mla_linear_mma_${rows}`, MlaLinearParams, grid, values)
+    return
   }
   if (n <= FEW_ROWS) {
     const few = FEW.find(({ rows }) => n <= rows) ?? FEW[2]
