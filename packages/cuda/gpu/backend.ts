@@ -1,5 +1,7 @@
+import { f32Format } from '@flashmla/latent'
 import { contractCases } from '@flashmla/testing'
 import { type CudaBackend, type CudaBackendOptions, createCudaBackend } from '../src/index'
+import { values } from './decode'
 import type { Case, Machine } from './machine'
 
 /** The machine's backend of these options, opened once. */
@@ -37,3 +39,39 @@ export const contract: readonly Case[] = (['f32', 'bf16'] as const).flatMap((wei
     ],
   )
 })
+
+/** Rows at the end of a cache of 10 GB and 2.6 · 10⁹ values attend to the same bits as in a small one. */
+async function checkLargeCache(machine: Machine): Promise<string> {
+  const backend = await backendOf(machine)
+  const [format, pageSize, tokens, heads] = [f32Format(512, 64), 64, 100, 16]
+  const latent = backend.tensor('f32', [tokens, 576])
+  backend.write(latent, values(tokens * 576, 3))
+  const q = backend.tensor('f32', [1, heads, 576])
+  backend.write(q, values(heads * 576, 5))
+  const attend = async (numBlocks: number, blocks: readonly number[]) => {
+    const cache = backend.cache(format, numBlocks, pageSize)
+    const slots = backend.tensor('i32', [tokens])
+    const slot = (i: number) => blocks[Math.floor(i / pageSize)]! * pageSize + (i % pageSize)
+    backend.write(
+      slots,
+      Int32Array.from({ length: tokens }, (_, i) => slot(i)),
+    )
+    backend.append(cache, latent, slots)
+    backend.copyBlock(cache, blocks[1]!, blocks[2]!, tokens - pageSize)
+    const batch = backend.batch({ maxSequences: 1, maxTokens: 1, maxBlocks: 2 })
+    const blockTable = Int32Array.of(blocks[0]!, blocks[2]!)
+    batch.update({ queryStart: Int32Array.of(0, 1), seqLens: Int32Array.of(tokens), blockTable, blockTableStride: 2 })
+    const [out, lse] = [backend.tensor('f32', [1, heads, 512]), backend.tensor('f32', [1, heads])]
+    backend.attention(out, lse, q, cache, batch, 0.05)
+    const found = await backend.read(out)
+    for (const resource of [cache, slots, batch, out, lse]) resource.dispose()
+    return found
+  }
+  const [small, large] = [await attend(3, [0, 1, 2]), await attend(70_000, [69_998, 35_000, 69_999])]
+  const wrong = large.findIndex((value, i) => value !== small[i] || value === 0)
+  if (wrong >= 0) throw new Error(`out[${wrong}] is ${large[wrong]}, not ${small[wrong]}`)
+  for (const tensor of [latent, q]) tensor.dispose()
+  return `${(70_000 * pageSize * 576 * 4) / 1e9} GB`
+}
+
+export const largeCache: Case = ['a cache past 2^31 values', checkLargeCache]

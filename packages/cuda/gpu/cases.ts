@@ -1,4 +1,4 @@
-import { contract } from './backend'
+import { contract, largeCache } from './backend'
 import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
 import { engine } from './engine'
 import type { Case } from './machine'
@@ -24,6 +24,7 @@ export const cases: readonly Case[] = [
   ),
   ['launch cost', timeLaunches],
   ...contract,
+  largeCache,
   ...engine,
   ...rates,
 ]
