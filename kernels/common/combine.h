@@ -21,6 +21,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   const int row = narrow ? blockIdx.y : blockIdx.y * kCombineRows + sub;
   const int member = row / p.tile_rows, tile_row = row % p.tile_rows;
 #if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
   const MlaSplit split = p.splits[blockIdx.x];

@@ -46,17 +46,14 @@ struct LinePosition {
   int seq;            // sequence that contains the position, or b when it is past the end
 };
 
-__device__ __forceinline__ int64_t warp_sum(int64_t v) {
-#pragma unroll
-  for (int d = 16; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
-  return v;
-}
-
 __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, int tile_rows, int64_t worker, int64_t offset) {
-  const int lane = threadIdx.x & 31;
+  // Each lane takes a run of sequences: their lengths are on the way together.
+  const int lane = threadIdx.x & 31, run = (p.batch + 31) / 32;
+  const int first = min(lane * run, p.batch), end = min(first + run, p.batch);
   int64_t mine = 0;
   int fewest = 0x7fffffff, most = 0;
-  for (int s = lane; s < p.batch; s += 32) {
+#pragma unroll 4
+  for (int s = first; s < end; ++s) {
     const SequenceShape shape = sequence_shape(p, s, tile_rows);
     mine += line_units(p, shape);
     if (shape.groups > 0) {
@@ -66,9 +63,15 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, int til
   }
   fewest = __reduce_min_sync(0xffffffffu, fewest);
   most = __reduce_max_sync(0xffffffffu, most);
+  int64_t upto = mine;
+#pragma unroll
+  for (int d = 1; d < 32; d <<= 1) {
+    const int64_t below = __shfl_up_sync(0xffffffffu, upto, d);
+    if (lane >= d) upto += below;
+  }
   LinePosition at;
-  at.total = warp_sum(mine);
-  const int64_t group_workers = p.workers / p.tiles_per_group;
+  at.total = __shfl_sync(0xffffffffu, upto, 31);
+  const int group_workers = p.workers / p.tiles_per_group;
   at.chunk = (at.total + group_workers - 1) / group_workers;
   if (at.chunk < p.min_blocks) at.chunk = p.min_blocks;
   // Equal tiles: whole ones to each worker, where that costs less than merging split ones (a sixteenth, about).
@@ -77,26 +80,22 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, int til
     if (whole <= at.chunk + at.chunk / 16) at.chunk = whole;
   }
   const int64_t target = worker * at.chunk + offset;
+  const unsigned hit = __ballot_sync(0xffffffffu, mine > 0 && upto > target);
   at.seq = p.batch;
   at.seq_start = at.total;
-  int64_t start = 0;
-  for (int base = 0; base < p.batch; base += 32) {
-    const int s = base + lane;
-    int64_t units = s < p.batch ? line_units(p, sequence_shape(p, s, tile_rows)) : 0;
-    int64_t upto = units;
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const int64_t below = __shfl_up_sync(0xffffffffu, upto, d);
-      if (lane >= d) upto += below;
+  if (hit != 0) {
+    const int owner = __ffs(hit) - 1;
+    int seq = first;
+    int64_t start = upto - mine;
+    if (lane == owner) {
+      for (; seq + 1 < end; ++seq) {
+        const int64_t next = start + line_units(p, sequence_shape(p, seq, tile_rows));
+        if (next > target) break;
+        start = next;
+      }
     }
-    const unsigned hit = __ballot_sync(0xffffffffu, units > 0 && start + upto > target);
-    if (hit != 0) {
-      const int first = __ffs(hit) - 1;
-      at.seq = base + first;
-      at.seq_start = start + __shfl_sync(0xffffffffu, upto - units, first);
-      break;
-    }
-    start += __shfl_sync(0xffffffffu, upto, 31);
+    at.seq = __shfl_sync(0xffffffffu, seq, owner);
+    at.seq_start = __shfl_sync(0xffffffffu, start, owner);
   }
   return at;
 }

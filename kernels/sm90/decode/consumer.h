@@ -14,6 +14,9 @@
 
 namespace flashmla::decode {
 
+// The maximum moves only when it would grow by 2^8 or more: the sums are seldom rescaled, and P's rounding is relative.
+constexpr float kLazyLog2 = 8.f;
+
 struct Rows {
   int limit[2];  // tokens that this thread's two rows (g and g + 8 of the warp's 16) may see
   int least;     // fewest of any row of the tile: blocks below it need no mask
@@ -121,7 +124,7 @@ struct Consumer {
       for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + r * 2], s[j * 4 + r * 2 + 1]));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      const float next = fmaxf(m[r], top * scale_log2);
+      const float next = top * scale_log2 > m[r] + kLazyLog2 ? top * scale_log2 : m[r];
       const float base = next == -INFINITY ? 0.f : next;
       scale[r] = exp2_approx(m[r] - base);
       m[r] = next;

@@ -81,6 +81,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
 
   asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x < 32) {
+    // What comes before has ended, for all of the block: it meets below. Nothing of it is read or overwritten earlier.
+    asm volatile("griddepcontrol.wait;" ::: "memory");
     const LinePosition at = locate(p, kRows * kCluster, group_worker, 0);
     if (threadIdx.x == 0) {
       sh.at[0] = at.chunk;

@@ -45,7 +45,10 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   const [first, second] = api.launches
   expect(first).toMatchObject({ symbol: 'mla_decode_bf16_c2', grid: [132, 1, 1], block: [384, 1, 1] })
   expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16_c2').sharedBytes)
-  expect([...first!.attributes]).toEqual([[4, [2, 1, 1]]])
+  expect([...first!.attributes]).toEqual([
+    [4, [2, 1, 1]],
+    [6, [1, 0, 0]],
+  ])
   expect(second).toMatchObject({ symbol: 'mla_combine', grid: [4, 128, 2], block: [512, 1, 1] })
   expect(second!.attributes.get(6)).toEqual([1, 0, 0])
   const view = new DataView(first!.parameters[0]!.buffer)

@@ -111,6 +111,7 @@ export class DecodePlan extends Resource {
       grid: schedule.decodeGrid,
       threads: entry.threads,
       cluster: entry.cluster,
+      programmatic: mapped,
       parameters: [this.#params, ...this.#maps],
     })
     this.#combine = new Launch({
