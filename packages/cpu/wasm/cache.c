@@ -98,7 +98,7 @@ static void encodeRow(const Cache* c, u32 block, u32 slot, const float* x) {
   }
 }
 
-// append: Cache, latent, slots, a[27] rows. copy: Cache, from, to, slots.
+// append: Cache, latent, slots, a[23] rows. copy: Cache, from, to, slots.
 void runCache(Sync* sync, Command* c) {
   const Cache* cache = PTR(Cache, 0);
   if (c->op == OP_COPYBLOCK) {

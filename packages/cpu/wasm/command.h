@@ -13,27 +13,36 @@ enum Op {
 typedef struct {
   i32 op;
   u32 flags;
-  i32 counter;  // tasks claimed so far, by any thread
+  i32 counter;   // tasks claimed so far, by any thread
   i32 tasks;
-  u32 a[28];
+  i32 finished;  // tasks done
+  i32 sleepers;  // threads asleep until all are
+  i32 owner;     // of the commands that are not PARALLEL, the first since a barrier decides which thread runs them
+  i32 pad;
+  u32 a[24];
 } Command;
 
 // Where threads meet. One cache line for each word that is waited on.
 typedef struct {
-  i32 epoch, epochSleepers, pad0[14];
-  i32 arrived, phase, phaseSleepers, pad1[13];
-  i32 count, threads, quit, status, statusValue, statusLimit, spin, ready, pad2[8];
-  u32 commands, scratch, scratchStride, pad3[13];
+  i32 epoch, epochSleepers, pad0[14];  // odd while a list is open
+  i32 count, countSleepers, pad1[14];  // commands published so far; CLOSED once no more will come
+  i32 inside, insideSleepers, pad2[14];  // workers that may still read the list
+  i32 threads, quit, status, statusValue, statusLimit, spin, ready;
+  u32 commands, scratch, scratchStride, pad3[6];
 } Sync;
+
+#define CLOSED ((i32)0x80000000)
 
 enum { STATUS_ROW = 1, STATUS_SLOT = 2 };
 
 INLINE i32 claim(Command* c) { return __atomic_fetch_add(&c->counter, 1, __ATOMIC_RELAXED); }
+// Counts n more tasks as done, and wakes those who sleep until the last one. Gives 0.
+i32 finish(Command* c, i32 n);
 INLINE float argFloat(const Command* c, int i) { return asFloat(c->a[i]); }
 #define PTR(T, i) ((T*)c->a[i])
 
 // The tasks of a command, each done by one thread: whichever it is, the sums in it run in the same order.
-#define FOR_TASKS(t) for (i32 t; (t = claim(c)) < c->tasks;)
+#define FOR_TASKS(t) for (i32 t, n##t = 0; (t = claim(c)) < c->tasks || finish(c, n##t); n##t++)
 
 void fail(Sync* sync, int status, int value, int limit);
 

@@ -6,7 +6,7 @@ typedef struct {
   Matrix gate, up, down;
 } Expert;
 
-enum { COLUMNS = 32, ROWS = 64 };
+enum { COLUMNS = 32 };
 
 // Pairs (row, choice) grouped by expert, in row order: ids, pairs, experts, list, starts [E + 1], active [E + 1] with
 // the number of experts that have rows in its last element.
@@ -39,21 +39,22 @@ typedef struct {
   u32 rows, from, to;
 } Share;
 
-// Task t of the grouped product with `o` output columns; 0 past the last.
+// Task t of the grouped product with `o` output columns; 0 past the last. The command counts a task for every run of
+// rows that there may be.
 static int shareOf(Command* c, u32 t, u32 o, Share* s) {
   u32 experts = c->a[4], columnTasks = (o + COLUMNS - 1) / COLUMNS;
   const i32 *list = PTR(i32, 1), *starts = PTR(i32, 2), *active = PTR(i32, 3);
   for (i32 a = 0; a < active[experts]; a++) {
     u32 e = active[a], first = starts[e], rows = starts[e + 1] - first;
-    u32 tasks = columnTasks * ((rows + ROWS - 1) / ROWS);
+    u32 tasks = columnTasks * ((rows + MAX_ROWS - 1) / MAX_ROWS);
     if (t >= tasks) {
       t -= tasks;
       continue;
     }
-    u32 row = t / columnTasks * ROWS;
+    u32 row = t / columnTasks * MAX_ROWS;
     s->expert = PTR(Expert, 0) + e;
     s->list = list + first + row;
-    s->rows = rows - row < ROWS ? rows - row : ROWS;
+    s->rows = rows - row < MAX_ROWS ? rows - row : MAX_ROWS;
     s->from = t % columnTasks * COLUMNS;
     s->to = s->from + COLUMNS < o ? s->from + COLUMNS : o;
     return 1;
@@ -65,7 +66,8 @@ static int shareOf(Command* c, u32 t, u32 o, Share* s) {
 void runExpertUp(Command* c, u8* scratch) {
   u32 inner = c->a[9];
   Share s;
-  while (shareOf(c, claim(c), inner, &s)) {
+  FOR_TASKS(t) {
+    if (!shareOf(c, t, inner, &s)) continue;
     Rows rows = {.x = PTR(float, 5), .xStride = s.expert->gate.i, .quantized = {PTR(i16, 10), PTR(float, 11), 1},
                  .out = PTR(float, 7), .outStride = inner, .list = s.list, .xDivide = c->a[6], .n = s.rows};
     product(&s.expert->gate, s.from, s.to, &rows, (float*)scratch);
@@ -85,7 +87,8 @@ void runExpertUp(Command* c, u8* scratch) {
 void runExpertDown(Command* c, u8* scratch) {
   u32 hidden = c->a[9];
   Share s;
-  while (shareOf(c, claim(c), hidden, &s)) {
+  FOR_TASKS(t) {
+    if (!shareOf(c, t, hidden, &s)) continue;
     Rows rows = {.x = PTR(float, 5), .xStride = s.expert->down.i, .quantized = {PTR(i16, 10), PTR(float, 11), 1},
                  .out = PTR(float, 7), .outStride = hidden, .list = s.list, .xDivide = 1, .n = s.rows};
     product(&s.expert->down, s.from, s.to, &rows, (float*)scratch);

@@ -40,7 +40,7 @@ static void quantizeBlock(const float* x, int n, i16* values, float* scale) {
   for (int k = 0; k < Q8_BLOCK; k++) values[k] = k < n ? (i16)__builtin_rintf(x[k] * inverse) : 0;
 }
 
-// x `[rows, d]` to 16-bit blocks: x, values, scales, d; a[27] rows.
+// x `[rows, d]` to 16-bit blocks: x, values, scales, d; a[23] rows.
 void runQuantize(Command* c) {
   u32 d = c->a[3], blocks = blocksOf(d);
   FOR_TASKS(t)

@@ -4,6 +4,9 @@
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+// Columns of a panel that are multiplied by all rows before the next ones are read.
+enum { BLOCK = 32 };
+
 INLINE const float* xRow(const Rows* r, u32 row) {
   u32 at = r->list ? (u32)r->list[row] / r->xDivide : row;
   return r->x + at * r->xStride;
@@ -88,20 +91,16 @@ INLINE f4 sum4x4(f4 a, f4 b, f4 c, f4 d) {
   return ADD(wasm_i32x4_shuffle(ab, cd, 0, 1, 4, 5), wasm_i32x4_shuffle(ab, cd, 2, 3, 6, 7));
 }
 
-// out[r][0 … O) for R rows of x and O rows of a float32 panel.
-INLINE void panelF32(const int R, const int O, const float* const* x, const float* w, u32 n, float* const* out) {
-  f4 acc[R][O];
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+// sums[o] of one row of x and a float32 panel: batch 1, which reads the panel once.
+static void panelF32(const float* x, const float* w, u32 n, float* out) {
+  f4 acc[PANEL];
+  UNROLL for (int o = 0; o < PANEL; o++) acc[o] = zero4();
   for (u32 k = 0; k < n; k += 4, w += 4 * PANEL) {
-    f4 a[R];
-    UNROLL for (int r = 0; r < R; r++) a[r] = F4(x[r] + k);
-    UNROLL for (int o = 0; o < O; o++) {
-      f4 b = F4(w + 4 * o);
-      UNROLL for (int r = 0; r < R; r++) acc[r][o] = MADD(a[r], b, acc[r][o]);
-    }
+    f4 a = F4(x + k);
+    UNROLL for (int o = 0; o < PANEL; o++) acc[o] = MADD(a, F4(w + 4 * o), acc[o]);
   }
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o += 4)
-    STORE(out[r] + o, sum4x4(acc[r][o], acc[r][o + 1], acc[r][o + 2], acc[r][o + 3]));
+  STORE(out, sum4x4(acc[0], acc[1], acc[2], acc[3]));
+  STORE(out + 4, sum4x4(acc[4], acc[5], acc[6], acc[7]));
 }
 
 // out[0 … 8) for one row of x and a bf16 panel.
@@ -121,7 +120,7 @@ static void panelBf16(const float* x, const u16* w, u32 n, float* out) {
   STORE(out + 4, sum4x4(acc[4], acc[5], acc[6], acc[7]));
 }
 
-// A bf16 panel as a float32 panel.
+// n columns of a bf16 panel as those of a float32 panel.
 static void unpackPanel(const u16* w, float* out, u32 n) {
   f4 high = wasm_i32x4_const_splat((i32)0xffff0000);
   for (u32 k = 0; k < n; k += 8, w += 8 * PANEL, out += 8 * PANEL) {
@@ -133,20 +132,54 @@ static void unpackPanel(const u16* w, float* out, u32 n) {
   }
 }
 
-// A panel against all rows of x. Eight sums at a time: a wider tile would not fit the 15 registers that V8 hands out.
-static void columnsPanel(const float* w, u32 n, u32 j, const Rows* rows) {
-  u32 r = 0;
-  for (; r + 2 <= rows->n; r += 2) {
-    const float* x[2] = {xRow(rows, r), xRow(rows, r + 1)};
-    for (u32 o = 0; o < PANEL; o += 4) {
-      float* out[2] = {outRow(rows, r) + j + o, outRow(rows, r + 1) + j + o};
-      panelF32(2, 4, x, w + 4 * o, n, out);
+// sums[r][o] += x[r] · w[o] over n columns, R rows of x and O rows of a float32 panel.
+INLINE void addBlock(const int R, const int O, const float* const* x, const float* w, u32 n, f4* sums) {
+  f4 acc[R][O];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = F4(sums + r * PANEL + o);
+  for (u32 k = 0; k < n; k += 4, w += 4 * PANEL) {
+    f4 a[R];
+    UNROLL for (int r = 0; r < R; r++) a[r] = F4(x[r] + k);
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 b = F4(w + 4 * o);
+      UNROLL for (int r = 0; r < R; r++) acc[r][o] = MADD(a[r], b, acc[r][o]);
     }
   }
-  for (; r < rows->n; r++) {
-    const float* x[1] = {xRow(rows, r)};
-    float* out[1] = {outRow(rows, r) + j};
-    panelF32(1, 8, x, w, n, out);
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) STORE(sums + r * PANEL + o, acc[r][o]);
+}
+
+// A panel against all rows of x.
+// 1. BLOCK columns of the panel at a time, 1 KiB of float32, against every row: while the rows after the first find
+//    the block in the nearest cache, the processor's prefetcher fetches the next one. A whole panel a row would wait for
+//    memory during the first row and leave it idle during the others.
+// 2. Eight sums of four lanes at a time: a wider tile would not fit the 15 registers that V8 hands out. Between blocks
+//    they wait in `scratch`, so each is added up in the order of columns, whatever the number of rows.
+static void columnsPanel(const Matrix* w, u32 j, const Rows* rows, float* scratch) {
+  const float* x[MAX_ROWS];
+  u32 n = w->i, count = rows->n;
+  f4* sums = (f4*)(scratch + BLOCK * PANEL);
+  for (u32 r = 0; r < count; r++) x[r] = xRow(rows, r);
+  for (u32 i = 0; i < count * PANEL; i++) sums[i] = zero4();
+  for (u32 k = 0; k < n; k += BLOCK) {
+    u32 columns = n - k < BLOCK ? n - k : BLOCK, r = 0;
+    const float* panel = (const float*)w->data + j * n + k * PANEL;
+    if (w->dtype == W_BF16) {
+      unpackPanel((const u16*)w->data + j * n + k * PANEL, scratch, columns);
+      panel = scratch;
+    }
+    for (; r + 2 <= count; r += 2) {
+      const float* pair[2] = {x[r] + k, x[r + 1] + k};
+      addBlock(2, 4, pair, panel, columns, sums + r * PANEL);
+      addBlock(2, 4, pair, panel + 16, columns, sums + r * PANEL + 4);
+    }
+    if (r < count) {
+      const float* last[1] = {x[r] + k};
+      addBlock(1, 8, last, panel, columns, sums + r * PANEL);
+    }
+  }
+  for (u32 r = 0; r < count; r++, sums += PANEL) {
+    float* out = outRow(rows, r) + j;
+    STORE(out, sum4x4(sums[0], sums[1], sums[2], sums[3]));
+    STORE(out + 4, sum4x4(sums[4], sums[5], sums[6], sums[7]));
   }
 }
 
@@ -253,13 +286,10 @@ void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch
   for (u32 j = from; j < to; j += 8) {
     int count = to - j < 8 ? (int)(to - j) : 8;
     if (w->packed && count == PANEL) {
-      if (w->dtype == W_F32) {
-        columnsPanel((const float*)w->data + j * n, n, j, rows);
-      } else if (rows->n < 3) {
-        for (u32 r = 0; r < rows->n; r++) panelBf16(xRow(rows, r), (const u16*)w->data + j * n, n, outRow(rows, r) + j);
-      } else {
-        unpackPanel((const u16*)w->data + j * n, scratch, n);
-        columnsPanel(scratch, n, j, rows);
+      if (rows->n >= 3) columnsPanel(w, j, rows, scratch);
+      for (u32 r = 0; r < rows->n && rows->n < 3; r++) {
+        if (w->dtype == W_F32) panelF32(xRow(rows, r), (const float*)w->data + j * n, n, outRow(rows, r) + j);
+        else panelBf16(xRow(rows, r), (const u16*)w->data + j * n, n, outRow(rows, r) + j);
       }
     } else if (w->dtype == W_Q8) {
       columnsQ8(w, j, count, rows);

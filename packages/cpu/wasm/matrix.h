@@ -39,7 +39,11 @@ typedef struct {
   u32 n;
 } Rows;
 
-// Weight rows [from, to), a multiple of 8 apart except at the end; `scratch` holds 8 unpacked rows.
+// Rows of one product.
+enum { MAX_ROWS = 64 };
+
+// Weight rows [from, to), a multiple of 8 apart except at the end, by up to MAX_ROWS rows; `scratch` holds 8 unpacked
+// weight rows, and sums of 128 bytes for each row.
 void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch);
 
 void unpackRow(const Matrix* w, u32 row, float* out);

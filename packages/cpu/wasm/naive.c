@@ -54,7 +54,7 @@ static void attendRun(Command* c) {
 }
 
 // out [rows, v], state [rows, 2], v; a task is a row.
-static void finish(Command* c) {
+static void normalizeRows(Command* c) {
   u32 v = c->a[2];
   FOR_TASKS(t) {
     float sum = PTR(float, 1)[2 * t + 1];
@@ -65,5 +65,5 @@ static void finish(Command* c) {
 void runNaive(Command* c) {
   if (c->op == OP_NAIVE_ROWS) decodeRows(c);
   else if (c->op == OP_NAIVE_ATTEND) attendRun(c);
-  else finish(c);
+  else normalizeRows(c);
 }

@@ -101,9 +101,9 @@ static void elements(Command* c, u32 start, u32 n) {
   }
 }
 
-// a[27] is the number of rows or of elements.
+// a[23] is the number of rows or of elements.
 void runRows(Sync* sync, Command* c) {
-  u32 n = c->a[27];
+  u32 n = c->a[23];
   if (c->op == OP_COPY || c->op == OP_ADD || c->op == OP_SILU) {
     FOR_TASKS(t) {
       u32 start = (u32)t * ELEMENTS_PER_TASK, left = n - start;

@@ -9,6 +9,7 @@ typedef uint16_t u16;
 typedef int16_t i16;
 typedef int32_t i32;
 typedef uint32_t u32;
+typedef int64_t i64;
 typedef uint64_t u64;
 typedef v128_t f4;
 

@@ -178,16 +178,19 @@ export class Model {
   async #logits(x: Tensor<'f32'>, rows: Int32Array): Promise<Float32Array> {
     const { config, backend } = this
     const most = this.#workspace.maxLogitRows
-    const all = new Float32Array(rows.length * config.vocabSize)
-    for (let first = 0; first < rows.length; first += most) {
-      const chunk = rows.subarray(first, first + most)
+    const read = (chunk: Int32Array) => {
       const work = this.#workspace.logits(chunk.length)
       backend.write(work.rows, chunk)
       backend.gatherRows(work.x, x, work.rows)
       backend.rmsNorm(work.x, work.x, this.weights.norm, config.rmsNormEps)
       backend.linear(work.logits, work.x, this.weights.head)
-      all.set(await backend.read(work.logits), first * config.vocabSize)
+      return backend.read(work.logits)
     }
+    // A decode step's logits are read in one go: what the backend copied is not copied again.
+    if (rows.length > 0 && rows.length <= most) return read(rows)
+    const all = new Float32Array(rows.length * config.vocabSize)
+    for (let first = 0; first < rows.length; first += most)
+      all.set(await read(rows.subarray(first, first + most)), first * config.vocabSize)
     return all
   }
 

@@ -5,15 +5,30 @@ import type { ThreadPool } from './pool'
 import type { FastTensor } from './tensor'
 import type { FastWeight } from './weight'
 
-/** Tile and group of wasm/attention.c. */
-const TILE = 16
-const GROUP = 64
+/** Of wasm/attention.c: tokens of a tile, least tokens of a split, most rows of a work item. */
+const TILE = 32
+const LEAST_SPLIT = 256
+const MAX_GROUP = 64
+/** Rows of a work item below which reading the keys costs more than multiplying them. */
+const LEAST_GROUP = 4
+/** Work items a thread, so that all end at about the same time. */
+const ITEMS_PER_THREAD = 4
 
 /** Splits of a sequence's tokens, by its length and query rows alone: wasm/attention.c's `splitsOf`. */
 export function splitsOf(length: number, rows: number): number {
   if (length === 0 || rows > 256) return 1
-  const size = Math.max(64, Math.ceil(Math.ceil(length / 64) / TILE) * TILE)
+  const size = Math.max(LEAST_SPLIT, Math.ceil(Math.ceil(length / 64) / TILE) * TILE)
   return Math.ceil(length / size)
+}
+
+/** Work items of a step: splits times groups of rows. Groups share the keys that they read, and nothing else. */
+function itemsOf(batch: FastBatch, h: number, group: number): number {
+  let items = 0
+  for (let s = 0; s < batch.b; s++) {
+    const rows = (batch.queryStart(s + 1) - batch.queryStart(s)) * h
+    items += splitsOf(batch.seqLen(s), rows) * Math.ceil(rows / group)
+  }
+  return items
 }
 
 /** Records absorbed attention: a pass over splits, and a pass that combines them where there are any. */
@@ -29,15 +44,19 @@ export function recordAttention(
   const [, h, width] = q.shape as [number, number, number]
   const { kvLoraRank: rank } = cache.format
   batch.fit(cache)
-  let items = 0
   let partialRows = 0
   let work = 0
   for (let s = 0; s < batch.b; s++) {
     const rows = (batch.queryStart(s + 1) - batch.queryStart(s)) * h
     const splits = splitsOf(batch.seqLen(s), rows)
-    items += splits * Math.ceil(rows / GROUP)
     if (splits > 1) partialRows += rows * splits
     work += batch.seqLen(s) * rows * width
+  }
+  let group = MAX_GROUP
+  let items = itemsOf(batch, h, group)
+  while (group > LEAST_GROUP && items < pool.threads * ITEMS_PER_THREAD && pool.threads > 1) {
+    group /= 2
+    items = itemsOf(batch, h, group)
   }
   if (items === 0) return
   const { heap, commands } = pool
@@ -59,6 +78,7 @@ export function recordAttention(
       .float(10, scale)
       .int(11, sums)
       .int(12, states)
+      .int(13, group)
       .writes(out.address, out.bytes)
       .writes(lse.address, lse.bytes)
     if (op === Op.attend) {

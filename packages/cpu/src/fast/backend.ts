@@ -100,7 +100,7 @@ export class FastCpuBackend implements CpuBackend {
     const command = pool.commands.begin(Op.copy, Math.ceil(data.length / ELEMENTS), data.length)
     const staged = pool.stage(bytes)
     memory().set(data, staged / 4)
-    command.int(0, address).int(1, staged).int(27, data.length).writes(address, bytes).end()
+    command.int(0, address).int(1, staged).int(23, data.length).writes(address, bytes).end()
   }
 
   async read<D extends DType>(source: Tensor<D>): Promise<HostArray<D>> {
@@ -224,7 +224,7 @@ export class FastCpuBackend implements CpuBackend {
       .begin(Op.add, Math.ceil(a.size / ELEMENTS), a.size)
       .int(0, a.address)
       .int(1, b.address)
-      .int(27, a.size)
+      .int(23, a.size)
       .reads(b.address, b.bytes)
       .writes(a.address, a.bytes)
       .end()
@@ -238,7 +238,7 @@ export class FastCpuBackend implements CpuBackend {
       .int(0, o.address)
       .int(1, g.address)
       .int(2, u.address)
-      .int(27, o.size)
+      .int(23, o.size)
       .reads(g.address, g.bytes)
       .reads(u.address, u.bytes)
       .writes(o.address, o.bytes)
@@ -373,7 +373,7 @@ export class FastCpuBackend implements CpuBackend {
 
   #rows(op: number, rows: number, work: number) {
     this.#alive()
-    return this.pool.commands.begin(op, Math.ceil(rows / ROWS), work).int(27, rows)
+    return this.pool.commands.begin(op, Math.ceil(rows / ROWS), work).int(23, rows)
   }
 
   #alive(): void {

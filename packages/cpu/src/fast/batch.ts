@@ -50,6 +50,7 @@ export class FastBatch implements PagedBatch {
     for (let k = 0; k < used; k++) i32[this.table / 4 + k] = step.blockTable[k]!
     this.#b = step.seqLens.length
     this.#stride = step.blockTableStride
+    this.pool.open()
   }
 
   queryStart(s: number): number {

@@ -30,6 +30,7 @@ export const Op = {
 const PARALLEL = 1
 const BARRIER = 2
 const WORDS = 32
+const FIRST_ARGUMENT = 8
 const MAX_COMMANDS = 4096
 const MAX_RANGES = 128
 /** Multiply-adds (or bytes moved) below which waking a second thread costs more than it saves. */
@@ -39,7 +40,7 @@ export const commandBytes = MAX_COMMANDS * WORDS * 4
 
 /**
  * Records operations in shared memory. Each names the bytes that it reads and writes; a barrier is put only before an
- * operation that needs what another thread may still be working on.
+ * operation that needs what another thread may still be working on. Workers run what is recorded at once.
  */
 export class CommandList {
   #count = 0
@@ -58,6 +59,9 @@ export class CommandList {
     memory: WasmMemory,
     address: number,
     private readonly flush: () => void,
+    /** Called before the first command of a list, and with the number of commands after each. */
+    private readonly open: () => void,
+    private readonly publish: (count: number) => void,
   ) {
     this.#words = new Int32Array(memory.buffer, address, MAX_COMMANDS * WORDS)
     this.#floats = new Float32Array(memory.buffer, address, MAX_COMMANDS * WORDS)
@@ -76,23 +80,25 @@ export class CommandList {
   /** Begins an operation of `tasks` independent tasks; `work` decides whether threads share them. */
   begin(op: number, tasks: number, work: number): this {
     if (this.#count === MAX_COMMANDS) this.flush()
+    if (this.#count === 0) this.open()
     this.#at = this.#count * WORDS
     this.#words[this.#at] = op
     this.#words[this.#at + 1] = tasks > 1 && work >= PARALLEL_WORK ? PARALLEL : 0
     this.#words[this.#at + 2] = 0
     this.#words[this.#at + 3] = tasks
+    this.#words.fill(0, this.#at + 4, this.#at + FIRST_ARGUMENT)
     this.#conflict = false
     this.#first = this.#ranges
     return this
   }
 
   int(index: number, value: number): this {
-    this.#words[this.#at + 4 + index] = value
+    this.#words[this.#at + FIRST_ARGUMENT + index] = value
     return this
   }
 
   float(index: number, value: number): this {
-    this.#floats[this.#at + 4 + index] = value
+    this.#floats[this.#at + FIRST_ARGUMENT + index] = value
     return this
   }
 
@@ -115,7 +121,7 @@ export class CommandList {
       this.#kind.copyWithin(0, this.#first, this.#ranges)
       this.#ranges = own
     }
-    this.#count++
+    this.publish(++this.#count)
   }
 
   #touch(address: number, bytes: number, write: number): this {

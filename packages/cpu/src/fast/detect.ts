@@ -1,3 +1,4 @@
+import { setFlagsFromString } from 'node:v8'
 import { UnsupportedError } from '@flashmla/spec'
 import { relaxedModule, simdModule } from './modules.generated'
 import type { WasmModule } from './webassembly'
@@ -7,6 +8,25 @@ import { WebAssembly } from './webassembly'
 export type SimdLevel = 'simd' | 'relaxed'
 
 const bytes = (base64: string) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))
+
+function compile(code: Uint8Array): WasmModule | undefined {
+  return WebAssembly!.validate(code) ? new WebAssembly!.Module(code) : undefined
+}
+
+/**
+ * Node 20's V8 has relaxed SIMD, complete, behind a flag. A module keeps the features it was compiled with, so the flag
+ * is on for these few milliseconds only: nothing else of the process sees it.
+ */
+function compileRelaxed(code: Uint8Array): WasmModule | undefined {
+  const module = compile(code)
+  if (module || !/^2[01]\./.test(process.versions.node)) return module
+  setFlagsFromString('--experimental-wasm-relaxed-simd')
+  try {
+    return compile(code)
+  } finally {
+    setFlagsFromString('--no-experimental-wasm-relaxed-simd')
+  }
+}
 
 /**
  * The best module that this runtime takes, or the one asked for.
@@ -20,8 +40,8 @@ export function selectModule(asked?: SimdLevel): { level: SimdLevel; module: Was
     )
   }
   for (const level of asked ? [asked] : (['relaxed', 'simd'] as const)) {
-    const code = bytes(level === 'relaxed' ? relaxedModule : simdModule)
-    if (WebAssembly.validate(code)) return { level, module: new WebAssembly.Module(code) }
+    const module = level === 'relaxed' ? compileRelaxed(bytes(relaxedModule)) : compile(bytes(simdModule))
+    if (module) return { level, module }
   }
   throw new UnsupportedError(
     `This runtime does not take WebAssembly ${asked === 'relaxed' ? 'relaxed ' : ''}SIMD with threads.`,

@@ -6,7 +6,9 @@ import type { FastTensor } from './tensor'
 import type { FastWeight } from './weight'
 import { MATRIX_WORDS } from './weight'
 
+/** Of wasm/experts.c and matrix.h. */
 const COLUMNS = 32
+const MAX_ROWS = 64
 
 /** Descriptors of a layer's experts in shared memory, made on first use. */
 export class ExpertTables {
@@ -56,6 +58,8 @@ export function recordExperts(
   const [acts, ups] = [heap.allocate(pairs * inner * 4), heap.allocate(pairs * inner * 4)]
   const y = heap.allocate(pairs * hidden * 4)
   const work = pairs * inner * hidden
+  // Every run of up to 64 rows that an expert may have: the tasks of those it has not are empty.
+  const runs = Math.min(experts.length, pairs) + Math.floor(pairs / MAX_ROWS)
   commands
     .begin(Op.expertSort, 1, 0)
     .int(0, ids.address)
@@ -81,7 +85,7 @@ export function recordExperts(
     const quantized = quantizeRows(pool, gate.precision, input, inputRows, d)
     const outBytes = pairs * o * 4
     commands
-      .begin(op, Math.ceil(o / COLUMNS) * 2, work)
+      .begin(op, Math.ceil(o / COLUMNS) * runs, work)
       .int(0, table)
       .int(1, list)
       .int(2, starts)

@@ -10,8 +10,10 @@ export interface QuantizedRows {
 }
 
 const none: QuantizedRows = { values: 0, scales: 0, bytes: 0 }
-/** Multiply-adds of one task: long enough to hide the claim, short enough to balance. */
-const TASK_WORK = 24576
+/** Multiply-adds of one task: long enough to hide the claim, short enough to balance. Few rows wait for memory. */
+const TASK_WORK = 16384
+const FEW_ROWS = 4
+const TASK_WORK_OF_FEW = 8192
 const TASK_ROWS = 64
 
 /** Records the quantization of x `[n, d]` where `precision` needs it. */
@@ -57,7 +59,8 @@ export function recordLinear(
   const { i } = weight
   const o = weight.o / heads
   const rows = Math.min(n, TASK_ROWS)
-  const columns = Math.min(Math.max(8, Math.ceil(TASK_WORK / Math.max(i * rows, 1) / 8) * 8), Math.ceil(o / 8) * 8)
+  const work = (n <= FEW_ROWS ? TASK_WORK_OF_FEW : TASK_WORK) / Math.max(i * rows, 1)
+  const columns = Math.min(Math.max(8, Math.ceil(work / 8) * 8), Math.ceil(o / 8) * 8)
   const tasks = Math.ceil(o / columns) * heads * Math.ceil(n / rows)
   const quantized = quantizeRows(pool, weight.precision, x, n * heads, i)
   pool.commands

@@ -19,7 +19,19 @@ export interface Kernels {
 const STACK = 65536
 const SYNC_BYTES = 256
 /** Words of wasm/command.h's Sync. */
-const Sync = { count: 32, threads: 33, status: 35, value: 36, limit: 37, spin: 38, ready: 39, commands: 48 } as const
+const Sync = {
+  epoch: 0,
+  epochSleepers: 1,
+  count: 16,
+  countSleepers: 17,
+  threads: 48,
+  status: 50,
+  value: 51,
+  limit: 52,
+  spin: 53,
+  ready: 54,
+  commands: 55,
+} as const
 /** Host data that recorded copies still have to read. */
 const STAGING_BYTES = 1 << 18
 /** Eight unpacked weight rows, or a tile of 16 decoded cache rows. */
@@ -41,6 +53,9 @@ export class ThreadPool {
   readonly #sync: number
   readonly #staging: number
   #staged = 0
+  /** Odd while a list is open; wasm/run.c's flush makes it even again. */
+  #epoch = 0
+  #opened = false
   #workers: Worker[] = []
   #failure: unknown
   #disposed = false
@@ -63,7 +78,13 @@ export class ThreadPool {
     heap.i32[at + Sync.commands] = commands
     heap.i32[at + Sync.commands + 1] = scratch
     heap.i32[at + Sync.commands + 2] = align(SCRATCH_FLOATS * 4)
-    this.commands = new CommandList(heap.memory, commands, () => this.flush())
+    this.commands = new CommandList(
+      heap.memory,
+      commands,
+      () => this.flush(),
+      () => this.open(),
+      (count) => this.#set(Sync.count, Sync.countSleepers, count),
+    )
   }
 
   static async start(module: WasmModule, threads: number, spin: number): Promise<ThreadPool> {
@@ -123,16 +144,29 @@ export class ThreadPool {
     return address
   }
 
+  /**
+   * Begins a list, which wakes the workers: they run what is recorded while the rest still is. Called early, by whoever
+   * knows that commands will follow, it gives them the time to wake.
+   */
+  open(): void {
+    if (this.#disposed) throw new DisposedError('The CPU backend')
+    if (this.#opened) return
+    this.#opened = true
+    Atomics.store(this.heap.i32, this.#sync / 4 + Sync.count, 0)
+    this.#set(Sync.epoch, Sync.epochSleepers, ++this.#epoch)
+  }
+
   /** Runs what was recorded. @throws InvalidArgumentError for an index that a kernel found outside its table */
   flush(): void {
     if (this.#disposed) throw new DisposedError('The CPU backend')
-    const { i32 } = this.heap
-    const at = this.#sync / 4
     if (this.commands.count === 0) return
-    i32[at + Sync.count] = this.commands.count
     this.commands.clear()
     this.#staged = 0
     this.kernels.flush(this.#sync)
+    this.#opened = false
+    this.#epoch++
+    const { i32 } = this.heap
+    const at = this.#sync / 4
     const status = i32[at + Sync.status]!
     if (status === 0) return
     i32[at + Sync.status] = 0
@@ -148,10 +182,19 @@ export class ThreadPool {
     )
   }
 
+  /** Stores a word that workers wait on, and wakes those who sleep. */
+  #set(word: number, sleepers: number, value: number): void {
+    const { i32 } = this.heap
+    const at = this.#sync / 4
+    Atomics.store(i32, at + word, value)
+    if (Atomics.load(i32, at + sleepers) > 0) Atomics.notify(i32, at + word)
+  }
+
   /** Ends the workers. Commands that were not flushed are dropped. */
   async dispose(): Promise<void> {
     if (this.#disposed) return
     this.#disposed = true
+    this.commands.clear()
     this.kernels.quit(this.#sync)
     const workers = this.#workers
     this.#workers = []
