@@ -38,6 +38,7 @@ export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
     if (httpError.status === 500) logger.error({ err: error, path: c.req.path }, 'request failed')
     const { retryAfter } = httpError.details
     if (retryAfter !== undefined) c.header('Retry-After', String(retryAfter))
+    if (httpError.status === 401) c.header('WWW-Authenticate', 'Bearer')
     return c.json(httpError.body, httpError.status)
   })
   app.notFound((c) => {

@@ -1,7 +1,25 @@
 import type { OpenAPIHono } from '@hono/zod-openapi'
 import { z } from '@hono/zod-openapi'
 import type { NodeEnv } from './context'
-import { ChatRequest, ChatResponse, CompletionRequest, CompletionResponse, ErrorResponse } from './schemas'
+import {
+  ChatRequest,
+  ChatResponse,
+  CompletionRequest,
+  CompletionResponse,
+  ErrorResponse,
+  ModelCard,
+  ModelList,
+} from './schemas'
+
+const refusals = {
+  400: 'Invalid request',
+  401: 'No valid key',
+  404: 'No such model',
+  408: 'Past the deadline',
+  413: 'Body too large',
+  429: 'Queue full, or too many requests of this key; Retry-After tells when to ask again',
+  503: 'Going down; Retry-After tells when to ask again',
+}
 
 /** Describes the API from the schemas that validate it. */
 export function describe(app: OpenAPIHono<NodeEnv>): void {
@@ -9,11 +27,8 @@ export function describe(app: OpenAPIHono<NodeEnv>): void {
     description,
     content: { 'application/json': { schema } },
   })
-  const failures = Object.fromEntries(
-    Object.entries({ 400: 'Invalid request', 401: 'No valid key', 413: 'Body too large', 429: 'Try later' }).map(
-      ([status, text]) => [status, json(ErrorResponse, text)],
-    ),
-  )
+  const failures = (...statuses: (keyof typeof refusals)[]) =>
+    Object.fromEntries(statuses.map((status) => [status, json(ErrorResponse, refusals[status])]))
   app.openAPIRegistry.registerComponent('securitySchemes', 'apiKey', { type: 'http', scheme: 'bearer' })
   const post = (path: string, body: z.ZodType, answer: z.ZodType, summary: string) =>
     app.openAPIRegistry.registerPath({
@@ -27,11 +42,33 @@ export function describe(app: OpenAPIHono<NodeEnv>): void {
           description: 'The answer; with "stream": true as server-sent events.',
           content: { 'application/json': { schema: answer }, 'text/event-stream': { schema: z.string() } },
         },
-        ...failures,
+        ...failures(400, 401, 404, 408, 413, 429, 503),
       },
     })
   post('/v1/completions', CompletionRequest, CompletionResponse, 'Continue a prompt')
   post('/v1/chat/completions', ChatRequest, ChatResponse, 'Answer a conversation')
+  app.openAPIRegistry.registerPath({
+    method: 'post',
+    path: '/v1/embeddings',
+    summary: 'Not supported: the model served generates text',
+    security: [{ apiKey: [] }],
+    responses: failures(400, 401),
+  })
+  app.openAPIRegistry.registerPath({
+    method: 'get',
+    path: '/v1/models/{id}',
+    summary: 'One model',
+    security: [{ apiKey: [] }],
+    request: { params: z.object({ id: z.string() }) },
+    responses: { 200: json(ModelCard, 'The model'), ...failures(401, 404) },
+  })
+  app.openAPIRegistry.registerPath({
+    method: 'get',
+    path: '/v1/models',
+    summary: 'The model that is served',
+    security: [{ apiKey: [] }],
+    responses: { 200: json(ModelList, 'A list of one'), ...failures(401) },
+  })
   const get = (path: string, summary: string, type = 'application/json') =>
     app.openAPIRegistry.registerPath({
       method: 'get',
@@ -44,7 +81,6 @@ export function describe(app: OpenAPIHono<NodeEnv>): void {
         },
       },
     })
-  get('/v1/models', 'The model that is served')
   get('/health', 'The process lives')
   get('/ready', 'Requests are taken')
   get('/metrics', 'Prometheus metrics', 'text/plain')

@@ -178,6 +178,12 @@ export const ChatResponse = z
   })
   .openapi('ChatCompletionResponse')
 
+export const ModelCard = z
+  .object({ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() })
+  .openapi('Model')
+
+export const ModelList = z.object({ object: z.literal('list'), data: z.array(ModelCard) }).openapi('ModelList')
+
 export const ErrorResponse = z
   .object({
     error: z.object({

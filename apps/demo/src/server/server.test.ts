@@ -26,16 +26,37 @@ it('tells health, readiness, metrics and its own description', async () => {
   expect(JSON.parse(await get('/ready'))).toEqual({ status: 'ready' })
   const metrics = await get('/metrics')
   for (const line of [
+    'flashmla_queued_requests 0',
+    'flashmla_running_requests 0',
+    'flashmla_prompt_tokens_total 2',
+    'flashmla_prefill_tokens_total 2',
     'flashmla_generated_tokens_total 5',
     'flashmla_time_to_first_token_seconds_count 1',
     'flashmla_inter_token_seconds_count 4',
+    'flashmla_request_seconds_count 1',
     'flashmla_pages_used 0',
+    'flashmla_pages_cached 0',
+    'flashmla_pages_free 256',
+    'flashmla_prefix_hit_tokens_total 0',
     'flashmla_preemptions_total 0',
     'flashmla_http_requests_total{method="POST",route="/v1/completions",status="200"} 1',
   ])
     expect(metrics).toContain(line)
   const description = JSON.parse(await get('/openapi.json'))
-  expect(Object.keys(description.paths)).toContain('/v1/chat/completions')
+  expect(Object.keys(description.paths).sort()).toEqual([
+    '/health',
+    '/live',
+    '/metrics',
+    '/ready',
+    '/v1/chat/completions',
+    '/v1/completions',
+    '/v1/embeddings',
+    '/v1/models',
+    '/v1/models/{id}',
+  ])
+  expect(Object.keys(description.paths['/v1/completions'].post.responses)).toEqual(
+    expect.arrayContaining(['200', '400', '401', '404', '408', '413', '429', '503']),
+  )
   expect(description.components.schemas.CompletionRequest.properties.temperature).toMatchObject({ maximum: 2 })
 })
 
@@ -47,8 +68,11 @@ it('binds to this machine alone unless told otherwise', async () => {
 it('asks for a key, keeps the caches of keys apart, and limits what one runs at a time', async () => {
   const { post, url } = await start({ apiKeys: ['one', 'two'], limits: { maxConcurrent: 1 }, stub: { delayMs: 3 } })
   const as = (key: string) => ({ headers: { Authorization: `Bearer ${key}` } })
-  expect((await post('/v1/completions', long)).status).toBe(401)
-  expect((await post('/v1/completions', long, as('three'))).status).toBe(401)
+  const nobody = await post('/v1/completions', long)
+  expect([nobody.status, nobody.headers.get('WWW-Authenticate')]).toEqual([401, 'Bearer'])
+  expect(await nobody.json()).toMatchObject({ error: { type: 'authentication_error', code: 'invalid_api_key' } })
+  for (const key of ['three', 'on', 'onee', '', 'one two'])
+    expect((await post('/v1/completions', long, as(key))).status, key).toBe(401)
   expect((await fetch(`${url}/live`)).status).toBe(401)
   const prompt = 'word '.repeat(60)
   const cached = async (key: string) => {
@@ -82,10 +106,26 @@ it('refuses bodies that are too large and requests past the queue', async () => 
   streams.push(post('/v1/completions', { ...long, stream: true }, { signal: controller.signal }))
   await until(() => server.engine.stats().queued === 1)
   const refused = await post('/v1/completions', long)
-  expect(refused.status).toBe(429)
+  expect([refused.status, refused.headers.get('Retry-After')]).toEqual([429, '1'])
   expect(await refused.json()).toMatchObject({ error: { type: 'rate_limit_error', code: 'queue_full' } })
   controller.abort()
   await Promise.allSettled(streams)
+})
+
+it('refuses more new tokens than the server gives, and more than fit behind the prompt', async () => {
+  const { post } = await start({ limits: { maxTokens: 50 } })
+  const refusal = async (body: object) => {
+    const response = await post('/v1/completions', body)
+    const { error } = await response.json()
+    return [response.status, error.code, error.param]
+  }
+  expect(await refusal({ prompt: 'x', max_tokens: 51 })).toEqual([400, null, 'max_tokens'])
+  expect(await refusal({ prompt: 'word '.repeat(1000), max_tokens: 50 })).toEqual([
+    400,
+    'context_length_exceeded',
+    'max_tokens',
+  ])
+  expect(await refusal({ prompt: 'word '.repeat(1100) })).toEqual([400, 'context_length_exceeded', 'prompt'])
 })
 
 describe('frees the pages of a client that vanishes', () => {
@@ -143,7 +183,16 @@ it('logs what happened but not what was said, unless asked to', async () => {
   await (await post('/v1/completions', { prompt: 'a secret', max_tokens: 2 })).json()
   await until(() => lines.length >= 2)
   expect(lines.join()).toContain('"generated":2')
+  // Nor what is refused, in a query or in a body that does not parse.
+  await post('/v1/completions?q=secret', { prompt: 'a secret', temperature: 9 })
+  await post('/v1/completions', '{"prompt": "a secret"')
+  await until(() => lines.length >= 4)
   expect(lines.join()).not.toContain('secret')
+  await server.close(0)
+
+  const told = await start({ logger, logPrompts: true })
+  await (await told.post('/v1/completions', { prompt: 'an open word', max_tokens: 2 })).json()
+  await until(() => lines.some((line) => line.includes('"request":"an open word"')))
 })
 
 it('shows the cache live', async () => {
