@@ -12,14 +12,7 @@ const manifestPath = join(output, 'manifest.json')
 const SM90 = ['-gencode', 'arch=compute_90a,code=sm_90a', '-cubin']
 const PORTABLE = ['-arch=compute_80', '-ptx']
 
-const decode = (symbol, cluster) => ({
-  symbol,
-  threads: 384,
-  sharedBytes: 232448,
-  cluster,
-  tileRows: 64 * cluster,
-  blockTokens: 64,
-})
+const decode = (symbol) => ({ symbol, threads: 384, sharedBytes: 232448, cluster: 1, tileRows: 64, blockTokens: 64 })
 const plain = (symbol, threads, extra = {}) => ({ symbol, threads, sharedBytes: 0, cluster: 1, ...extra })
 const combine = plain('mla_combine', 512)
 const append = [plain('mla_append', 128), plain('mla_cast', 256)]
@@ -62,11 +55,7 @@ const modules = [
     target: 'sm_90a',
     flags: SM90,
     kernels: [
-      ...['bf16', 'f16'].flatMap((type) => [
-        decode(`mla_decode_${type}_c1`, 1),
-        decode(`mla_decode_${type}_c2`, 2),
-        decode(`mla_decode_${type}_gather`, 1),
-      ]),
+      ...['bf16', 'f16'].flatMap((type) => [decode(`mla_decode_${type}`), decode(`mla_decode_${type}_gather`)]),
       combine,
     ],
   },

@@ -118,16 +118,15 @@ class Decode:
         name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
         sms = torch.cuda.get_device_properties(0).multi_processor_count
         if portable:
-            self.module, self.symbol, cluster = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}', 1
+            self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             tma = page in (16, 32) or page % 64 == 0
-            variant = variant or ('gather' if not tma else 'c1' if rows <= 64 else 'c2')
-            self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}_{variant}'
-            cluster = KERNELS[(self.symbol, self.module)]['cluster']
+            variant = variant or ('tensor' if tma else 'gather')
+            self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}' + ('_gather' if variant == 'gather' else '')
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles = -(-rows // tile_rows)
         group = tune.get('group') or min(tiles, 4)
-        slots = sms * 2 if portable else sms // cluster
+        slots = sms * 2 if portable else sms
         workers = max(1, slots // group) * group
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
@@ -144,7 +143,7 @@ class Decode:
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr())
-        self.grid = (workers * cluster, 1, 1)
+        self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         self.combine_grid = (entries, group_rows, 2) if entries * group_rows <= 1024 else (entries, -(-group_rows // 4), 1)
         self.args = [self.params]
@@ -157,5 +156,5 @@ class Decode:
             self.args += [self.q_map, kv_map(2), kv_map(1)]
 
     def __call__(self):
-        launch(self.symbol, self.module, self.grid, self.args)
+        launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))
         launch('mla_combine', self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))

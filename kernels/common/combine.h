@@ -29,8 +29,8 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   const int splits = split.splits;
 
   auto slot_row = [&](int i) {
-    const int64_t cluster = int64_t(split.first_worker + i) * p.tiles_per_group + member;
-    return partial_slot(cluster, i == 0) * p.tile_rows + tile_row;
+    const int64_t worker = int64_t(split.first_worker + i) * p.tiles_per_group + member;
+    return partial_slot(worker, i == 0) * p.tile_rows + tile_row;
   };
   // Every thread of a row reads the row's few log-sum-exps itself (one cache line each), in the same order.
   float max_lse = -INFINITY;

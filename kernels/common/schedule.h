@@ -152,7 +152,7 @@ struct SegmentWalk {
 };
 
 // Partial slot of a segment: a worker has at most one that starts a split tile (its last) and one that continues one (its first).
-__device__ __forceinline__ int64_t partial_slot(int64_t cluster, bool starts_tile) { return 2 * cluster + (starts_tile ? 1 : 0); }
+__device__ __forceinline__ int64_t partial_slot(int64_t worker, bool starts_tile) { return 2 * worker + (starts_tile ? 1 : 0); }
 
 // What mla_combine has to know of a tile group whose first blocks are this worker's.
 __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, const Segment& seg, int64_t worker, int64_t chunk) {

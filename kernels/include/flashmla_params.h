@@ -37,11 +37,11 @@ struct MlaDecodeParams {
   int32_t h_q;                 // 108
   int32_t page_size;           // 112
   int32_t out_dtype;           // 116 FlashMlaDType
-  int32_t workers;             // 120 clusters in the grid; a multiple of tiles_per_group
+  int32_t workers;             // 120 blocks in the grid; a multiple of tiles_per_group
   int32_t tiles_per_group;     // 124 row tiles of one sequence walked side by side (they share KV through L2)
   int32_t min_blocks;          // 128 fewest 64-token blocks that a worker is given
   int32_t tile_overhead;       // 132 what starting a row tile costs, in 64-token blocks, for the balance; >= 1
-  int32_t tile_rows;           // 136 query rows of a cluster: the decode kernel's tileRows in the manifest
+  int32_t tile_rows;           // 136 query rows of a block: the decode kernel's tileRows in the manifest
   int32_t split_by_tile;       // 140 1: splits[i] is tile group i of the batch; 0: what starts in group worker i
   MlaSplit* splits;            // 144 [workers / tiles_per_group]
 };

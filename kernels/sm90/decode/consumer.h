@@ -22,7 +22,7 @@ struct Rows {
   int least;     // fewest of any row of the tile: blocks below it need no mask
 };
 
-template <typename T, int kCluster>
+template <typename T>
 struct Consumer {
   const MlaDecodeParams& p;
   SharedStorage& sh;
@@ -35,11 +35,7 @@ struct Consumer {
 
   __device__ __forceinline__ void release(uint64_t& bar) {
     __syncwarp();
-    if constexpr (kCluster == 1) {
-      if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&bar));
-    } else {
-      if (lane < kCluster) ptx::mbarrier_arrive_cluster(ptx::smem_address(&bar), lane);
-    }
+    if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&bar));
   }
   __device__ __forceinline__ void wait_unit(int buffer, int unit, uint32_t par) {
     ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][unit]), par);

@@ -3,20 +3,18 @@
 
 using namespace flashmla;
 
-#define MLA_DECODE(name, type, cluster, gather)                                                                       \
+#define MLA_DECODE(name, type, gather)                                                                                \
   extern "C" __global__ void __launch_bounds__(decode::kThreads, 1)                                                    \
       name(const __grid_constant__ MlaDecodeParams p, const __grid_constant__ CUtensorMap q,                          \
            const __grid_constant__ CUtensorMap kv, const __grid_constant__ CUtensorMap kv_tile) {                      \
     extern __shared__ uint8_t raw[];                                                                                  \
-    decode::decode<type, cluster, gather>(p, &q, &kv, &kv_tile, raw);                                                           \
+    decode::decode<type, gather>(p, &q, &kv, &kv_tile, raw);                                                          \
   }
 
-MLA_DECODE(mla_decode_bf16_c1, Bf16, 1, false)
-MLA_DECODE(mla_decode_bf16_c2, Bf16, 2, false)
-MLA_DECODE(mla_decode_bf16_gather, Bf16, 1, true)
-MLA_DECODE(mla_decode_f16_c1, F16, 1, false)
-MLA_DECODE(mla_decode_f16_c2, F16, 2, false)
-MLA_DECODE(mla_decode_f16_gather, F16, 1, true)
+MLA_DECODE(mla_decode_bf16, Bf16, false)
+MLA_DECODE(mla_decode_bf16_gather, Bf16, true)
+MLA_DECODE(mla_decode_f16, F16, false)
+MLA_DECODE(mla_decode_f16_gather, F16, true)
 
 extern "C" __global__ void __launch_bounds__(512) mla_combine(const __grid_constant__ MlaDecodeParams p) {
   combine(p);

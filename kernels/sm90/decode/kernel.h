@@ -1,7 +1,7 @@
 // Split-KV MLA decode for Hopper: persistent blocks, two consumer warpgroups and a producer.
 //
-// 1. One warp finds this cluster's place on the line of work from the lengths (common/schedule.h); barriers are set up meanwhile.
-// 2. The producer streams Q and KV of the cluster's segments (producer.h); the consumers work on them (consumer.h).
+// 1. One warp finds this block's place on the line of work from the lengths (common/schedule.h); barriers are set up meanwhile.
+// 2. The producer streams Q and KV of the block's segments (producer.h); the consumers work on them (consumer.h).
 // 3. After a segment the warpgroups add their shares of the row sums. A tile that no other worker shares is normalized and
 //    written; else its normalized part and its log-sum-exp go to the partial buffers, which mla_combine merges.
 #pragma once
@@ -10,9 +10,9 @@
 
 namespace flashmla::decode {
 
-template <typename T, int kCluster>
-__device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, int wg, int64_t cluster,
-                                              int rank, int first_row, float (&o)[128], const float (&m)[2], float (&l)[2]) {
+template <typename T>
+__device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, int wg, int64_t worker,
+                                              int first_row, float (&o)[128], const float (&m)[2], float (&l)[2]) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
   // Exchange of the row sums through the arrays of factors, which are idle between segments.
   float* mine = wg == 0 ? sh.s0 : sh.s1;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedSt
         }
         if (wg == 0 && (lane & 3) == 0) p.lse[out_row] = lse2 * kLn2;
       } else {
-        const int64_t slot_row = partial_slot(cluster, seg.lo == 0) * (kRows * kCluster) + rank * kRows + tile_row;
+        const int64_t slot_row = partial_slot(worker, seg.lo == 0) * kRows + tile_row;
         float* base = p.partial_out + slot_row * kValueWidth + column;
 #pragma unroll
         for (int j = 0; j < 32; ++j) {
@@ -69,21 +69,20 @@ __device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedSt
   }
 }
 
-template <typename T, int kCluster, bool kGather>
+template <typename T, bool kGather>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
   SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
-  const int rank = kCluster == 1 ? 0 : int(cluster_cta_rank());
-  const int64_t cluster = blockIdx.x / kCluster;
-  const int64_t group_worker = cluster / p.tiles_per_group;
-  const int member = int(cluster % p.tiles_per_group);
+  const int64_t worker = blockIdx.x;
+  const int64_t group_worker = worker / p.tiles_per_group;
+  const int member = int(worker % p.tiles_per_group);
 
   asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x < 32) {
     // What comes before has ended, for all of the block: it meets below. Nothing of it is read or overwritten earlier.
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    const LinePosition at = locate(p, kRows * kCluster, group_worker, 0);
+    const LinePosition at = locate(p, kRows, group_worker, 0);
     if (threadIdx.x == 0) {
       sh.at[0] = at.chunk;
       sh.at[1] = at.total;
@@ -93,7 +92,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   } else if (threadIdx.x == 32) {
     for (int b = 0; b < 2; ++b) {
       for (int u = 0; u < kUnits; ++u) mbarrier_init(smem_address(&sh.full[b][u]), kGather ? 128 : 1);
-      for (int r = 0; r < kRegions; ++r) mbarrier_init(smem_address(&sh.empty[b][r]), 4 * kCluster);
+      for (int r = 0; r < kRegions; ++r) mbarrier_init(smem_address(&sh.empty[b][r]), 4);
     }
     mbarrier_init(smem_address(&sh.q_full), 1);
     mbarrier_init(smem_address(&sh.q_empty), 8);
@@ -103,7 +102,6 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     prefetch_map(map_tile);
   }
   __syncthreads();
-  if constexpr (kCluster > 1) cluster_sync();
   const LinePosition at{sh.at[0], sh.at[1], sh.at[2], int(sh.at[3])};
 
   if (threadIdx.x >= 256) {
@@ -111,24 +109,24 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if constexpr (kGather) {
       produce_gather(p, map_q, sh, at, group_worker, member);
     } else if (threadIdx.x < 288) {
-      produce_tma<kCluster>(p, map_q, map_kv, map_tile, sh, at, group_worker, member, rank);
+      produce_tma(p, map_q, map_kv, map_tile, sh, at, group_worker, member);
     }
   } else {
     raise_registers<kConsumerRegisters>();
     const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
-    Consumer<T, kCluster> consumer(p, sh, wg);
+    Consumer<T> consumer(p, sh, wg);
     SegmentWalk walk(at, group_worker);
     Segment seg;
-    const bool describes = threadIdx.x == 0 && rank == 0 && member == 0;
+    const bool describes = threadIdx.x == 0 && member == 0;
     if (describes && !p.split_by_tile) p.splits[group_worker].splits = 0;
-    while (walk.next(p, kRows * kCluster, seg)) {
+    while (walk.next(p, kRows, seg)) {
       if (describes && seg.lo == 0 && (p.split_by_tile || !seg.whole())) {
         p.splits[split_index(p, seg, group_worker)] = describe_split(p, seg, group_worker, at.chunk);
       }
       const int tile = seg.group * p.tiles_per_group + member;
       const int rows_total = seg.shape.s_q * p.h_q;
-      if (tile * kRows * kCluster >= rows_total) continue;
-      const int first_row = tile * kRows * kCluster + rank * kRows;
+      if (tile * kRows >= rows_total) continue;
+      const int first_row = tile * kRows;
       float o[128], m[2], l[2];
       if (seg.shape.blocks == 0) {
 #pragma unroll
@@ -147,10 +145,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
         rows.least = min(before + first_row / p.h_q, seg.shape.seq_len);
         consumer.run(seg, rows, o, m, l);
       }
-      write_segment<T, kCluster>(p, sh, seg, wg, cluster, rank, first_row, o, m, l);
+      write_segment<T>(p, sh, seg, wg, worker, first_row, o, m, l);
     }
   }
-  if constexpr (kCluster > 1) cluster_sync();  // the other block may still write here, or signal
 }
 
 }  // namespace flashmla::decode

@@ -2,7 +2,7 @@
 //
 // 1. Take the worker's next segment; load its Q tiles once the consumers are done with the last ones.
 // 2. For each 64-token block: rotary part, then the half that frees first for this buffer, then the other.
-// 3. In a cluster of two each block loads half of the columns and multicasts them to both, so L2 is read once for both.
+// 3. Row tiles of one sequence run as blocks side by side on the same KV, which the second finds in L2.
 // One copy brings 64 rows of two tiles: what issuing a copy costs one thread would else be the bound of the whole kernel.
 #pragma once
 #include "config.h"
@@ -12,20 +12,22 @@ namespace flashmla::decode {
 // Regions in the order the consumers free them.
 __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
 
-template <int kCluster>
 __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
-                                            const CUtensorMap* map_tile, SharedStorage& sh, const LinePosition& at, int64_t group_worker, int member, int rank) {
+                                            const CUtensorMap* map_tile, SharedStorage& sh,
+                                            const LinePosition& at, int64_t group_worker, int member) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
+  // Blocks side by side on the same KV drift apart: what one has read has to stay in L2 for the others.
+  const uint64_t policy = p.tiles_per_group > 1 ? kEvictLast : kEvictFirst;
   SegmentWalk walk(at, group_worker);
   Segment seg;
   uint32_t empty_parity[2] = {1, 1};
   uint32_t q_parity = 1;
-  while (walk.next(p, kRows * kCluster, seg)) {
+  while (walk.next(p, kRows, seg)) {
     if (seg.shape.blocks == 0) continue;
     const int tile = seg.group * p.tiles_per_group + member;
-    if (tile * kRows * kCluster >= seg.shape.s_q * p.h_q) continue;
-    const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows * kCluster + rank * kRows;
+    if (tile * kRows >= seg.shape.s_q * p.h_q) continue;
+    const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows;
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     // Page ids, 32 at a time and one set ahead.
     const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / p.page_size : 1;
@@ -55,11 +57,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
       const int pages = min(pages_per_block, page_end - first_page);
       const uint32_t tile_bytes = pages_per_block == 1 ? kTileBytes : uint32_t(pages * p.page_size) * kTileCols * 2;
       auto load = [&](const CUtensorMap* map, uint32_t dst, uint32_t bar, int tile, int row, int page_id) {
-        if constexpr (kCluster == 1) {
-          tma_load_4d(dst, map, bar, 0, row, tile, page_id, kEvictFirst);
-        } else {
-          tma_load_4d_multicast(dst, map, bar, 0, row, tile, page_id, (1 << kCluster) - 1, kEvictFirst);
-        }
+        tma_load_4d(dst, map, bar, 0, row, tile, page_id, policy);
       };
 #pragma unroll
       for (int i = 0; i < kRegions; ++i) {
@@ -71,8 +69,6 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
           const int unit = region_first_unit(region) + u;
           const uint32_t bar = smem_address(&sh.full[buffer][unit]);
           if (lane == 0) mbarrier_expect_tx(bar, tile_bytes * unit_tiles(unit));
-          // The rotary tile is one block's for even blocks and the other's for odd ones.
-          if (kCluster > 1 && rank != (i == 0 ? buffer : u)) continue;
           if (pages_per_block == 1) {
             if (lane == 0) load(unit == 4 ? map_tile : map_kv, smem_address(sh.kv[buffer][unit * 2]), bar, unit * 2, row_in_page, id);
           } else {

@@ -20,7 +20,7 @@ test('devices are listed with the kernels that fit them, and why', () => {
   if (!found.available) throw new TypeError(found.reason)
   expect(found.driverVersion).toBe('12.4')
   expect(found.devices[0]).toMatchObject({ ordinal: 0, name: H100.name, multiprocessors: 132 })
-  expect(found.devices[0]!.kernels).toContain('mla_decode_bf16_c2')
+  expect(found.devices[0]!.kernels).toContain('mla_decode_bf16')
   expect(found.devices[0]!.why).toContain('Hopper')
   expect(found.devices[1]!.kernels).toEqual([])
   expect(found.devices[1]!.why).toContain('7.5 has no kernels')

@@ -43,12 +43,9 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   const plan = planDecode(library, stream, shape)
   decode(plan, given)
   const [first, second] = api.launches
-  expect(first).toMatchObject({ symbol: 'mla_decode_bf16_c2', grid: [132, 1, 1], block: [384, 1, 1] })
-  expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16_c2').sharedBytes)
-  expect([...first!.attributes]).toEqual([
-    [4, [2, 1, 1]],
-    [6, [1, 0, 0]],
-  ])
+  expect(first).toMatchObject({ symbol: 'mla_decode_bf16', grid: [132, 1, 1], block: [384, 1, 1] })
+  expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16').sharedBytes)
+  expect([...first!.attributes]).toEqual([[6, [1, 0, 0]]])
   expect(second).toMatchObject({ symbol: 'mla_combine', grid: [4, 128, 2], block: [512, 1, 1] })
   expect(second!.attributes.get(6)).toEqual([1, 0, 0])
   const view = new DataView(first!.parameters[0]!.buffer)
@@ -57,7 +54,7 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   expect(view.getBigUint64(at('query_start'), true)).toBe(0n)
   expect(view.getBigInt64(at('kv_page_stride'), true)).toBe(64n * 576n)
   expect(view.getFloat32(at('softmax_scale'), true)).toBe(0.5)
-  expect(view.getInt32(at('workers'), true)).toBe(66)
+  expect(view.getInt32(at('workers'), true)).toBe(132)
   expect(view.getInt32(at('split_by_tile'), true)).toBe(1)
   expect(second!.parameters[0]).toEqual(first!.parameters[0])
   const maps = api.called('cuTensorMapEncodeTiled')
@@ -96,14 +93,14 @@ test('a plan refuses tensors that do not fit, and stays as it was', () => {
 })
 
 test('kernels and schedules follow the launch plan', () => {
-  expect(decodeSymbol({ ...shape, hQ: 64 }, 'sm_90a')).toBe('mla_decode_bf16_c1')
+  expect(decodeSymbol({ ...shape, hQ: 64 }, 'sm_90a')).toBe('mla_decode_bf16')
   expect(decodeSymbol({ ...shape, pageSize: 1 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
   expect(decodeSymbol({ ...shape, kvRowStride: 577 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
   expect(decodeSymbol({ ...shape, dtype: 'f16' }, 'compute_80')).toBe('mla_decode_portable_f16')
   const { context, library } = setUp()
-  const entry = library.entry('mla_decode_bf16_c2')
+  const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 64, splitByTile: false, combineGrid: [16, 128, 1] })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 64, 1] })
 })
 
 test('devices without kernels are named', () => {
@@ -111,7 +108,7 @@ test('devices without kernels are named', () => {
   expect(targetFor([8, 6]).target).toBe('compute_80')
   expect(() => readManifest('/nowhere')).toThrow(/can't be read/)
   const { library } = setUp({ ...H100, computeCapability: [12, 0] })
-  expect(() => library.entry('mla_decode_bf16_c1')).toThrow(/no kernel mla_decode_bf16_c1 for compute_80/)
+  expect(() => library.entry('mla_decode_bf16')).toThrow(/no kernel mla_decode_bf16 for compute_80/)
 })
 
 test('append passes strides of its format, and checks sizes', () => {

@@ -25,32 +25,30 @@ function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'
 }
 
 test.each([
-  [{ hQ: 64 }, 'c1'],
-  [{ hQ: 65 }, 'c2'],
-  [{ hQ: 16, sQ: 4 }, 'c1'],
-  [{ hQ: 16, sQ: 5 }, 'c2'],
-  [{ pageSize: 1 }, 'gather'],
-  [{ pageSize: 16 }, 'c2'],
-  [{ pageSize: 32 }, 'c2'],
-  [{ pageSize: 48 }, 'gather'],
-  [{ pageSize: 128 }, 'c2'],
-  [{ kvRowStride: 577 }, 'gather'],
-  [{ kvRowStride: 584 }, 'c2'],
-  [{ kvPageStride: 64 * 576 + 4 }, 'gather'],
-] as const)('%j runs the %s kernel', (overrides, variant) => {
-  expect(plan(overrides).symbol).toBe(`mla_decode_bf16_${variant}`)
+  [{ hQ: 64 }, ''],
+  [{ hQ: 16, sQ: 5 }, ''],
+  [{ pageSize: 1 }, '_gather'],
+  [{ pageSize: 16 }, ''],
+  [{ pageSize: 32 }, ''],
+  [{ pageSize: 48 }, '_gather'],
+  [{ pageSize: 128 }, ''],
+  [{ kvRowStride: 577 }, '_gather'],
+  [{ kvRowStride: 584 }, ''],
+  [{ kvPageStride: 64 * 576 + 4 }, '_gather'],
+] as const)('%j runs mla_decode_bf16%s', (overrides, variant) => {
+  expect(plan(overrides).symbol).toBe(`mla_decode_bf16${variant}`)
 })
 
-test('batch 128 of 128 heads: 66 clusters of two, merged by worker', () => {
+test('batch 128 of 128 heads: 66 pairs of blocks side by side, merged by worker', () => {
   expect(plan()).toMatchObject({
-    tileRows: 128,
-    workers: 66,
-    tilesPerGroup: 1,
+    tileRows: 64,
+    workers: 132,
+    tilesPerGroup: 2,
     splitByTile: false,
     decodeGrid: [132, 1],
     combineGrid: [66, 32, 1],
-    partialOutBytes: 2 * 66 * 128 * 512 * 4,
-    partialLseBytes: 2 * 66 * 128 * 4,
+    partialOutBytes: 2 * 132 * 64 * 512 * 4,
+    partialLseBytes: 2 * 132 * 64 * 4,
     splitBytes: 66 * 32,
   })
 })

@@ -50,8 +50,8 @@ export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']):
   const { dtype, pageSize, kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
   const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
-  if (!paged || kvRowStride % 8 !== 0 || kvPageStride % 8 !== 0) return `mla_decode_${dtype}_gather`
-  return `mla_decode_${dtype}_${shape.sQ * shape.hQ <= 64 ? 'c1' : 'c2'}`
+  const aligned = kvRowStride % 8 === 0 && kvPageStride % 8 === 0
+  return paged && aligned ? `mla_decode_${dtype}` : `mla_decode_${dtype}_gather`
 }
 
 export interface DecodeSchedule {
