@@ -1,0 +1,317 @@
+// The two consumer warpgroups. Warpgroup w holds output columns [256 w, 256 w + 256) of all 64 rows and computes the scores of
+// every other block: even ones (buffer 0, "A") w = 0, odd ones (buffer 1, "B") w = 1.
+//
+// A pair of blocks, with O = (O_L | O_R):
+//   warpgroup 0                                     warpgroup 1
+//   1. S0 = Q A^T                                   1. S1 = Q B^T
+//   2. m0 = max(m, rows of S0), P0 = 2^(S0 - m0)    2. takes P0: O_R = O_R 2^(m - m0) + P0 A_R, meanwhile
+//   3. gives P0; O_L = O_L 2^(m - m0) + P0 A_L      3. m1 = max(m0, rows of S1), P1 = 2^(S1 - m1), gives P1
+//   4. takes P1: O_L = O_L 2^(m0 - m1) + P1 B_L     4. O_R = O_R 2^(m0 - m1) + P1 B_R
+//   5. issues the next pair's S0 behind it          5. issues the next pair's S1 behind it
+// so that the tensor cores work on 1's scores while 0 is in its softmax, and on P0 A while 1 is in its own.
+#pragma once
+#include "config.h"
+
+namespace flashmla::decode {
+
+struct Rows {
+  int limit[2];  // tokens that this thread's two rows (g and g + 8 of the warp's 16) may see
+  int least;     // fewest of any row of the tile: blocks below it need no mask
+};
+
+template <typename T, int kCluster>
+struct Consumer {
+  const MlaDecodeParams& p;
+  SharedStorage& sh;
+  const int wg, warp, lane;  // warp of the warpgroup
+  uint32_t parity[2] = {0, 0};  // of full[buffer], flipped once a block
+  uint32_t q_parity = 0;
+
+  __device__ Consumer(const MlaDecodeParams& p_, SharedStorage& sh_, int wg_)
+      : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31) {}
+
+  __device__ __forceinline__ void release(uint64_t& bar) {
+    __syncwarp();
+    if constexpr (kCluster == 1) {
+      if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&bar));
+    } else {
+      if (lane < kCluster) ptx::mbarrier_arrive_cluster(ptx::smem_address(&bar), lane);
+    }
+  }
+  __device__ __forceinline__ void wait_unit(int buffer, int unit, uint32_t par) {
+    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][unit]), par);
+  }
+  __device__ __forceinline__ void wait_half(int buffer, int half, uint32_t par) {
+#pragma unroll
+    for (int u = 0; u < 2; ++u) wait_unit(buffer, half * 2 + u, par);
+  }
+
+  // S = Q K^T of one block: the rotary tile with Q from registers, then 8 tiles as they arrive.
+  __device__ __forceinline__ void issue_qk(float (&s)[32], const uint32_t (&q_rope)[4][4], int buffer, uint32_t par) {
+    using namespace ptx;
+    const uint64_t q_desc = descriptor(smem_address(sh.q[0]), 16, 1024);
+    const uint64_t k_desc = descriptor(smem_address(sh.kv[buffer][0]), 16, 1024);
+    wait_unit(buffer, unit_of_tile(kRopeTile), par);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      Wgmma<T>::qk_rs(s, q_rope[k], k_desc + ((kRopeTile * kTileBytes + k * 32) >> 4), k != 0);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int t = buffer == 0 ? i : i ^ 4;  // as the producer loads them
+      if (t % 2 == 0) {
+        wait_unit(buffer, unit_of_tile(t), par);
+        wgmma_fence();
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int offset = (t * kTileBytes + k * 32) >> 4;
+        Wgmma<T>::qk_ss(s, q_desc + offset, k_desc + offset, 1);
+      }
+    }
+    wgmma_commit();
+  }
+
+  // O += P V of one block's half; P from registers or from shared memory.
+  __device__ __forceinline__ void issue_pv(float (&o)[128], const uint32_t (&pr)[4][4], int buffer) {
+    using namespace ptx;
+    const uint64_t v = descriptor(smem_address(sh.kv[buffer][wg * 4]), kTileBytes, 1024);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<T>::pv_rs(o, pr[k], v + ((k * 2048) >> 4), 1);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void issue_pv(float (&o)[128], const uint8_t* p_tile, int buffer) {
+    using namespace ptx;
+    const uint64_t v = descriptor(smem_address(sh.kv[buffer][wg * 4]), kTileBytes, 1024);
+    const uint64_t a = descriptor(smem_address(p_tile), 16, 1024);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<T>::pv_ss(o, a + ((k * 32) >> 4), v + ((k * 2048) >> 4), 1);
+    wgmma_commit();
+  }
+
+  // Rows past the sequence's end hold anything, NaN too: zero them in this warpgroup's half before 0 * NaN is added up.
+  __device__ __forceinline__ void zero_tail(int buffer, int valid) {
+    if (valid >= kBlockTokens) return;
+    const int thread = threadIdx.x & 127;
+    for (int i = thread; i < (kBlockTokens - valid) * 32; i += 128) {
+      const int row = valid + (i >> 5), tile = (i >> 3) & 3, chunk = i & 7;
+      ptx::store_shared_zero16(ptx::smem_address(sh.kv[buffer][wg * 4 + tile]) + row * 128 + chunk * 16);
+    }
+    ptx::fence_proxy_async();
+    ptx::bar_sync(wg == 0 ? kZero0 : kZero1, 128);
+  }
+
+  // Online softmax of one block's scores: P in s, the new maximum in m, the factor on the past in scale.
+  __device__ __forceinline__ void softmax(float (&s)[32], const Rows& rows, int first_token, float scale_log2, float (&m)[2],
+                                          float (&l)[2], float (&scale)[2]) {
+    if (first_token + kBlockTokens > rows.least) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const int token = first_token + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1);
+        if (token >= rows.limit[(i >> 1) & 1]) s[i] = -INFINITY;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + r * 2], s[j * 4 + r * 2 + 1]));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      const float next = fmaxf(m[r], top * scale_log2);
+      const float base = next == -INFINITY ? 0.f : next;
+      scale[r] = exp2_approx(m[r] - base);
+      m[r] = next;
+      float sum = 0.f;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const float e = exp2_approx(__fmaf_rn(s[j * 4 + r * 2 + c], scale_log2, -base));
+          s[j * 4 + r * 2 + c] = e;
+          sum += e;
+        }
+      }
+      l[r] = l[r] * scale[r] + sum;
+    }
+  }
+
+  __device__ __forceinline__ void pack(uint32_t (&pr)[4][4], const float (&s)[32]) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pr[k][i] = T::pack(s[k * 8 + i * 2], s[k * 8 + i * 2 + 1]);
+    }
+  }
+
+  // Gives P and this half step's maximum and factor to the other warpgroup.
+  __device__ __forceinline__ void give(uint8_t* p_tile, const uint32_t (&pr)[4][4], float* sm, float* ss, const float (&m)[2],
+                                       const float (&scale)[2]) {
+    const int row = warp * 16 + (lane & 15);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int chunk = k * 2 + (lane >> 4);
+      ptx::stmatrix_x4(ptx::smem_address(p_tile) + row * 128 + ((chunk ^ (row & 7)) << 4), pr[k]);
+    }
+    if ((lane & 3) == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        sm[warp * 16 + r * 8 + (lane >> 2)] = m[r];
+        ss[warp * 16 + r * 8 + (lane >> 2)] = scale[r];
+      }
+    }
+    ptx::fence_proxy_async();
+  }
+  __device__ __forceinline__ void take(const float* sm, const float* ss, float (&m)[2], float (&scale)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      m[r] = sm[warp * 16 + r * 8 + (lane >> 2)];
+      scale[r] = ss[warp * 16 + r * 8 + (lane >> 2)];
+    }
+  }
+
+  __device__ __forceinline__ void rescale(float (&o)[128], const float (&scale)[2]) {
+    if (__all_sync(0xffffffffu, scale[0] == 1.f && scale[1] == 1.f)) return;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) o[i] *= scale[(i >> 1) & 1];
+  }
+
+  // One segment of one row tile: leaves O (not normalized), the maximum m and this warpgroup's share l of the sum.
+  __device__ __forceinline__ void run(const Segment& seg, const Rows& rows, float (&o)[128], float (&m)[2], float (&l)[2]) {
+    using namespace ptx;
+    const float scale_log2 = p.softmax_scale * kLog2E;
+    const int blocks = seg.hi - seg.lo;
+    uint32_t q_rope[4][4], pr[4][4];
+    float s[32], scale[2];
+#pragma unroll
+    for (int i = 0; i < 128; ++i) o[i] = 0.f;
+    m[0] = m[1] = -INFINITY;
+    l[0] = l[1] = 0.f;
+
+    mbarrier_wait(smem_address(&sh.q_full), q_parity);
+    q_parity ^= 1;
+    {
+      const int row = warp * 16 + (lane & 15);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int chunk = k * 2 + (lane >> 4);
+        ldmatrix_x4(q_rope[k], smem_address(sh.q[kRopeTile]) + row * 128 + ((chunk ^ (row & 7)) << 4));
+      }
+    }
+    bar_sync(kBothConsumers, 256);  // tile 8 of Q is in everybody's registers: its place is P0's now
+    uint8_t* p0 = sh.q[kRopeTile];
+
+    const int pairs = blocks / 2;
+    const bool odd = (blocks & 1) != 0;  // a last even block without its partner
+    if (wg == 0) {
+      bool pending = false;  // the product with the last odd block is under way and its half not yet freed
+      auto scores = [&](bool partner) {
+        // Behind that product if the next block is there; else free first, so that more loads are under way.
+        if (pending && !mbarrier_test_wait(smem_address(&sh.full[0][unit_of_tile(7)]), parity[0])) {
+          wgmma_wait<0>();
+          pin(o);
+          release(sh.empty[1][kLeft]);
+          pending = false;
+        }
+        issue_qk(s, q_rope, 0, parity[0]);
+        if (kOrdered && partner) bar_arrive(kQkIssued, 256);
+        wgmma_wait<1>();
+        pin(o);
+        if (pending) release(sh.empty[1][kLeft]);
+      };
+      auto even_block = [&](int j, int first_token) {
+        wgmma_wait<0>();
+        pin(s);
+        release(sh.empty[0][kRope]);
+        softmax(s, rows, first_token, scale_log2, m, l, scale);
+        pack(pr, s);
+        if (j > 0) bar_sync(kP0Free, 256);
+        give(p0, pr, sh.m0, sh.s0, m, scale);
+        bar_arrive(kP0Ready, 256);
+        rescale(o, scale);
+        zero_tail(0, seg.shape.seq_len - first_token);
+        issue_pv(o, pr, 0);
+        parity[0] ^= 1;
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[0][kLeft]);
+      };
+#pragma unroll 1
+      for (int j = 0; j < pairs; ++j) {
+        const int first_token = (seg.lo + 2 * j) * kBlockTokens;
+        scores(true);
+        if (j > 0) bar_arrive(kP1Free, 256);
+        even_block(j, first_token);
+        bar_sync(kP1Ready, 256);
+        take(sh.m1, sh.s1, m, scale);
+        wait_half(1, 0, parity[1]);
+        rescale(o, scale);
+        l[0] *= scale[0];
+        l[1] *= scale[1];
+        zero_tail(1, seg.shape.seq_len - first_token - kBlockTokens);
+        issue_pv(o, sh.p1, 1);
+        parity[1] ^= 1;
+        pending = true;
+      }
+      if (odd) {
+        scores(false);
+        even_block(pairs, (seg.lo + 2 * pairs) * kBlockTokens);
+      } else {
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[1][kLeft]);
+      }
+    } else {
+      auto even_block = [&](int first_token) {
+        bar_sync(kP0Ready, 256);
+        take(sh.m0, sh.s0, m, scale);
+        wait_half(0, 1, parity[0]);
+        parity[0] ^= 1;
+        rescale(o, scale);
+        l[0] *= scale[0];
+        l[1] *= scale[1];
+        zero_tail(0, seg.shape.seq_len - first_token);
+        issue_pv(o, p0, 0);
+      };
+#pragma unroll 1
+      for (int j = 0; j < pairs; ++j) {
+        const int first_token = (seg.lo + 2 * j) * kBlockTokens;
+        if (kOrdered) bar_sync(kQkIssued, 256);  // the other warpgroup's scores first
+        issue_qk(s, q_rope, 1, parity[1]);
+        even_block(first_token);
+        wgmma_wait<1>();
+        pin(s);
+        release(sh.empty[1][kRope]);
+        softmax(s, rows, first_token + kBlockTokens, scale_log2, m, l, scale);
+        pack(pr, s);
+        if (j > 0) bar_sync(kP1Free, 256);
+        give(sh.p1, pr, sh.m1, sh.s1, m, scale);
+        bar_arrive(kP1Ready, 256);
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[0][kRight]);
+        if (j + 1 < pairs || odd) bar_arrive(kP0Free, 256);
+        rescale(o, scale);
+        zero_tail(1, seg.shape.seq_len - first_token - kBlockTokens);
+        issue_pv(o, pr, 1);
+        parity[1] ^= 1;
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[1][kRight]);
+      }
+      if (odd) {
+        even_block((seg.lo + 2 * pairs) * kBlockTokens);
+        wgmma_wait<0>();
+        pin(o);
+        release(sh.empty[0][kRight]);
+      }
+    }
+    // Q and P are read for the last time.
+    if (lane == 0) mbarrier_arrive(smem_address(&sh.q_empty));
+  }
+};
+
+}  // namespace flashmla::decode
