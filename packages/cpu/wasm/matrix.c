@@ -4,8 +4,8 @@
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// Columns of a panel that are multiplied by all rows before the next ones are read.
-enum { BLOCK = 32 };
+// Columns of a panel that are multiplied by all rows before the next ones are read: 1 KiB of float32 or of bf16.
+enum { BLOCK_F32 = 32, BLOCK_BF16 = 64 };
 
 INLINE const float* xRow(const Rows* r, u32 row) {
   u32 at = r->list ? (u32)r->list[row] / r->xDivide : row;
@@ -148,19 +148,19 @@ INLINE void addBlock(const int R, const int O, const float* const* x, const floa
 }
 
 // A panel against all rows of x.
-// 1. BLOCK columns of the panel at a time, 1 KiB of float32, against every row: while the rows after the first find
+// 1. A block of the panel's columns at a time, 1 KiB as it lies in memory, against every row: while the rows after the first find
 //    the block in the nearest cache, the processor's prefetcher fetches the next one. A whole panel a row would wait for
 //    memory during the first row and leave it idle during the others.
 // 2. Eight sums of four lanes at a time: a wider tile would not fit the 15 registers that V8 hands out. Between blocks
 //    they wait in `scratch`, so each is added up in the order of columns, whatever the number of rows.
 static void columnsPanel(const Matrix* w, u32 j, const Rows* rows, float* scratch) {
   const float* x[MAX_ROWS];
-  u32 n = w->i, count = rows->n;
-  f4* sums = (f4*)(scratch + BLOCK * PANEL);
+  u32 n = w->i, count = rows->n, block = w->dtype == W_BF16 ? BLOCK_BF16 : BLOCK_F32;
+  f4* sums = (f4*)(scratch + BLOCK_BF16 * PANEL);
   for (u32 r = 0; r < count; r++) x[r] = xRow(rows, r);
   for (u32 i = 0; i < count * PANEL; i++) sums[i] = zero4();
-  for (u32 k = 0; k < n; k += BLOCK) {
-    u32 columns = n - k < BLOCK ? n - k : BLOCK, r = 0;
+  for (u32 k = 0; k < n; k += block) {
+    u32 columns = n - k < block ? n - k : block, r = 0;
     const float* panel = (const float*)w->data + j * n + k * PANEL;
     if (w->dtype == W_BF16) {
       unpackPanel((const u16*)w->data + j * n + k * PANEL, scratch, columns);

@@ -6,7 +6,7 @@ import type { FastTensor } from './tensor'
 import type { FastWeight } from './weight'
 
 /** Of wasm/attention.c: tokens of a tile, least tokens of a split, most rows of a work item. */
-const TILE = 32
+const TILE = 64
 const LEAST_SPLIT = 256
 const MAX_GROUP = 64
 /** Rows of a work item below which reading the keys costs more than multiplying them. */
@@ -21,12 +21,15 @@ export function splitsOf(length: number, rows: number): number {
   return Math.ceil(length / size)
 }
 
-/** Work items of a step: splits times groups of rows. Groups share the keys that they read, and nothing else. */
-function itemsOf(batch: FastBatch, h: number, group: number): number {
+/**
+ * Work items of a step: splits times groups of rows, of LEAST_GROUP rows from sequence `fine` on. Groups share the keys
+ * that they read, and nothing else.
+ */
+function itemsOf(batch: FastBatch, h: number, group: number, fine: number): number {
   let items = 0
   for (let s = 0; s < batch.b; s++) {
     const rows = (batch.queryStart(s + 1) - batch.queryStart(s)) * h
-    items += splitsOf(batch.seqLen(s), rows) * Math.ceil(rows / group)
+    items += splitsOf(batch.seqLen(s), rows) * Math.ceil(rows / (s < fine ? group : LEAST_GROUP))
   }
   return items
 }
@@ -53,10 +56,12 @@ export function recordAttention(
     work += batch.seqLen(s) * rows * width
   }
   let group = MAX_GROUP
-  let items = itemsOf(batch, h, group)
+  // The last sequences, one a thread, are cut finely.
+  const fine = pool.threads > 1 ? Math.max(0, batch.b - pool.threads) : batch.b
+  let items = itemsOf(batch, h, group, fine)
   while (group > LEAST_GROUP && items < pool.threads * ITEMS_PER_THREAD && pool.threads > 1) {
     group /= 2
-    items = itemsOf(batch, h, group)
+    items = itemsOf(batch, h, group, fine)
   }
   if (items === 0) return
   const { heap, commands } = pool
@@ -79,6 +84,7 @@ export function recordAttention(
       .int(11, sums)
       .int(12, states)
       .int(13, group)
+      .int(14, fine)
       .writes(out.address, out.bytes)
       .writes(lse.address, lse.bytes)
     if (op === Op.attend) {
