@@ -1,3 +1,4 @@
+import type { CacheFormatName } from '@flashmla/engine'
 import { Model } from '@flashmla/engine'
 import type { Backend } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
@@ -5,13 +6,14 @@ import type { Contender, Session } from './contender'
 import { passes, passTokens } from './contender'
 
 /** The engine's model graph on a backend of this repository. Logits are read back to JavaScript, as sampling needs them. */
-export function modelContender(name: string, backend: Backend): Contender {
+export function modelContender(name: string, backend: Backend, cacheFormat: CacheFormatName = 'f32'): Contender {
   const load = (batch: number, length: number) =>
     Model.load(modelDirectory, {
       backend,
       numBlocks: batch * Math.ceil(length / 64),
       maxBatchSize: batch,
       maxBatchTokens: Math.max(passTokens, length),
+      cacheFormat,
     })
   return {
     name,

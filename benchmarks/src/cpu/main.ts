@@ -13,6 +13,7 @@ import { llamaContender, openLlama } from './contender-llama'
 import { modelContender } from './contender-model'
 import { convertToGguf } from './gguf/convert'
 import { isLinear, measureGrowth, tolerance } from './linearity'
+import type { Speed } from './speed'
 import { compareSpeed, promptTokens, stepCost } from './speed'
 
 const threads = availableParallelism()
@@ -31,7 +32,7 @@ const backends = {
 const peer = await openLlama()
 say(`# The CPU backends, ${date}`, '')
 say(
-  `${machine()}; ${threads} threads for every contender. Command: \`pnpm --filter @flashmla/benchmarks bench:cpu\`.`,
+  `${machine()}; ${threads} threads for every contender; ours is ${backends.f32.name.replace(', f32 weights', '')}. Command: \`pnpm --filter @flashmla/benchmarks bench:cpu\`.`,
   '',
 )
 
@@ -47,8 +48,10 @@ const peerSettings = [
   { flashAttention: true, cache: 'f16' },
 ] as const
 for (const weights of ['f32', 'bf16'] as const) {
-  const ours = modelContender('ours', backends[weights])
-  const expected = await ours.logits(probe)
+  const ours = (['f32', 'bf16'] as const).map((cache) =>
+    modelContender(`ours, ${cache} cache`, backends[weights], cache),
+  )
+  const expected = await ours[0]!.logits(probe)
   const llama: Contender[] = []
   if (!('missing' in peer)) {
     const gguf = join(work, `${weights}.gguf`)
@@ -68,7 +71,7 @@ for (const weights of ['f32', 'bf16'] as const) {
     const runs = { runs: 7, steps: 32 }
     const speeds = await compareSpeed(
       [
-        { contender: ours, weights, runs },
+        ...ours.map((contender) => ({ contender, weights, runs })),
         ...llama.map((contender) => ({ contender, weights, runs })),
         ...(weights === 'f32' ? [{ contender: reference, weights, runs: { runs: 1, steps: 8 } }] : []),
       ],
@@ -86,9 +89,9 @@ say(
   'taking turns. The fast backend reads its logits back to JavaScript; llama.cpp keeps them, and is driven by its batched',
 )
 say(
-  'decode directly. Of its settings (float32 or half cache, flash attention or not) the faster counts, for each column.',
-  '',
+  'decode directly. Of its settings (float32 or half cache, flash attention or not) and of ours (float32 or bf16 cache) the',
 )
+say('faster counts, for each column.', '')
 if ('missing' in peer) say(peer.missing, '')
 else {
   say(
@@ -107,22 +110,23 @@ for (const batch of [1, 4, 16]) {
   say(`| ${batch} | f32 | reference | ${base.prefill.toFixed(0)} | ${base.decode.toFixed(0)} | | | | |`)
   for (const weights of ['f32', 'bf16'] as const) {
     const of = models.filter((m) => m.batch === batch && m.weights === weights)
-    const ours = of.find((m) => m.contender === 'ours')!
+    const ours = of.filter((m) => m.contender.startsWith('ours'))
     const peers = of.filter((m) => m.contender.startsWith('llama.cpp'))
-    for (const { contender, prefill, decode } of peers)
+    for (const { contender, prefill, decode } of [...peers, ...ours])
       say(`| ${batch} | ${weights} | ${contender} | ${prefill.toFixed(0)} | ${decode.toFixed(0)} | | | | |`)
+    const best = (speeds: readonly Speed[], what: 'prefill' | 'decode') => Math.max(...speeds.map((m) => m[what]))
     const ratio = {
       batch,
       weights,
-      prefill: ours.prefill / Math.max(...peers.map((m) => m.prefill)),
-      decode: ours.decode / Math.max(...peers.map((m) => m.decode)),
-      prefillReference: ours.prefill / base.prefill,
-      decodeReference: ours.decode / base.decode,
+      prefill: best(ours, 'prefill') / best(peers, 'prefill'),
+      decode: best(ours, 'decode') / best(peers, 'decode'),
+      prefillReference: best(ours, 'prefill') / base.prefill,
+      decodeReference: best(ours, 'decode') / base.decode,
     }
     ratios.push(ratio)
     const shown = (x: number) => (peers.length > 0 ? `**${x.toFixed(2)}**` : '')
     say(
-      `| ${batch} | ${weights} | ours | ${ours.prefill.toFixed(0)} | ${ours.decode.toFixed(0)} | ${shown(ratio.prefill)} | ${shown(ratio.decode)} | ${ratio.prefillReference.toFixed(1)} | ${ratio.decodeReference.toFixed(1)} |`,
+      `| ${batch} | ${weights} | ours ÷ the others | | | ${shown(ratio.prefill)} | ${shown(ratio.decode)} | ${ratio.prefillReference.toFixed(1)} | ${ratio.decodeReference.toFixed(1)} |`,
     )
   }
 }
