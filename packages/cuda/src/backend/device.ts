@@ -105,7 +105,7 @@ export class BackendDevice {
       const kernel = this.library.kernel(symbol, sharedBytes)
       const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
       const { threads } = this.library.entry(symbol)
-      const launch = new Launch({ kernel, grid, threads, parameters: [parameters] })
+      const launch = new Launch({ kernel, grid: [1, 1], threads, parameters: [parameters] })
       operation = { launch, parameters, view: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
       this.#operations.set(symbol, operation)
     }

@@ -77,6 +77,8 @@ export interface DriverApi {
   view(address: bigint, bytes: number): ArrayBuffer
   /** Name of a CUresult, such as `CUDA_ERROR_INVALID_VALUE`. */
   statusName(status: number): string
+  /** The thread's current context as last set over this binding: one for all Driver objects, as the driver has one. */
+  readonly current: { context: bigint }
 }
 
 type Koffi = typeof import('koffi')
@@ -135,30 +137,32 @@ function loadKoffi(): Koffi {
   return createRequire(import.meta.url)('koffi') as Koffi
 }
 
-function bind({ koffi, library, file }: ReturnType<typeof openLibrary>): DriverApi {
+/** @internal The functions of an opened library, each looked up when it is first called. @throws CudaUnavailableError */
+export function bind({ koffi, library, file }: ReturnType<typeof openLibrary>): DriverApi {
+  const lookUp = (name: string, types: string[]) => {
+    try {
+      return library.func(name, 'int', types) as (...args: unknown[]) => number
+    } catch (cause) {
+      throw new CudaUnavailableError(
+        `${file} has no ${name}.`,
+        'Update the NVIDIA driver to 525 (CUDA 12.0) or later.',
+        cause,
+      )
+    }
+  }
   const functions = new Map<DriverFunction, (...args: unknown[]) => number>()
   const bound = (name: DriverFunction) => {
     let call = functions.get(name)
     if (!call) {
-      try {
-        call = library.func(
-          name,
-          'int',
-          SIGNATURES[name].map((parameter) => KOFFI_TYPES[parameter]),
-        ) as (...args: unknown[]) => number
-      } catch (cause) {
-        throw new CudaUnavailableError(
-          `${file} has no ${name}.`,
-          'Update the NVIDIA driver to 525 (CUDA 12.0) or later.',
-          cause,
-        )
-      }
+      const types = SIGNATURES[name].map((parameter) => KOFFI_TYPES[parameter])
+      call = lookUp(name, types)
       functions.set(name, call)
     }
     return call
   }
-  const errorName = library.func('cuGetErrorName', 'int', ['int', 'void *'])
+  const errorName = lookUp('cuGetErrorName', ['int', 'void *'])
   return {
+    current: { context: 0n },
     call: (name, ...args) => bound(name)(...args),
     address: (bytes) => BigInt(koffi.address(bytes)),
     view: (address, bytes) => koffi.view(address, bytes),

@@ -1,7 +1,9 @@
-import { InvalidArgumentError } from '@flashmla/spec'
+import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { CudaError } from '../errors'
 import type { DriverArguments, DriverFunction } from './api'
-import { bytesOf, Driver, type LiveResource } from './driver'
+import { argumentsText, bytesOf, Driver, type LiveResource } from './driver'
 import { Resource } from './resource'
+import { Trail } from './trail'
 
 /** What the planning of kernels needs to know of a device. */
 export interface DeviceInfo {
@@ -22,6 +24,13 @@ const COMPUTE_CAPABILITY_MINOR = 76
 const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
 // CUmemPool_attribute
 const RELEASE_THRESHOLD = 4
+const NOT_SUPPORTED = 801
+
+function handleOf(driver: Driver, ordinal: number): number {
+  const out = new Int32Array(1)
+  driver.call('cuDeviceGet', bytesOf(out), ordinal)
+  return out[0]!
+}
 
 /** Reads a device's properties without making a context. @throws InvalidArgumentError for an ordinal that does not exist. */
 export function deviceInfo(driver: Driver, ordinal: number): DeviceInfo {
@@ -32,8 +41,7 @@ export function deviceInfo(driver: Driver, ordinal: number): DeviceInfo {
     )
   }
   const out = new Int32Array(1)
-  driver.call('cuDeviceGet', bytesOf(out), ordinal)
-  const device = out[0]!
+  const device = handleOf(driver, ordinal)
   const name = new Uint8Array(256)
   driver.call('cuDeviceGetName', name, name.length, device)
   const memory = new BigUint64Array(1)
@@ -55,12 +63,16 @@ export function deviceInfo(driver: Driver, ordinal: number): DeviceInfo {
 /**
  * A device's primary context, shared with other CUDA libraries of the process. Freed memory stays in the device's pool for
  * the next allocation.
- * @throws InvalidArgumentError for an ordinal that does not exist. @throws CudaError
+ * @throws InvalidArgumentError for an ordinal that does not exist, UnsupportedError for a device without memory pools, CudaError
  */
 export class Context extends Resource {
   readonly driver: Driver
   readonly device: DeviceInfo
+  /** @internal What was queued last, for the errors that come late. */
+  readonly trail = new Trail()
+  readonly #cuDevice: number
   readonly #handle: bigint
+  #lost = false
   readonly #held: Set<LiveResource>
 
   constructor(options: { device: number; driver?: Driver }) {
@@ -70,13 +82,30 @@ export class Context extends Resource {
     this.driver = driver
     this.device = device
     this.#held = new Set()
+    this.#cuDevice = handleOf(driver, device.ordinal)
     const out = new BigUint64Array(1)
-    driver.call('cuDevicePrimaryCtxRetain', bytesOf(out), device.ordinal)
+    driver.call('cuDevicePrimaryCtxRetain', bytesOf(out), this.#cuDevice)
     this.#handle = out[0]!
     this.hold()
-    driver.enter(this.#handle)
-    driver.call('cuDeviceGetDefaultMemPool', bytesOf(out), device.ordinal)
-    driver.call('cuMemPoolSetAttribute', out[0]!, RELEASE_THRESHOLD, bytesOf(BigUint64Array.of(0xffff_ffff_ffff_ffffn)))
+    try {
+      this.#keepFreedMemory()
+    } catch (error) {
+      this[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  #keepFreedMemory(): void {
+    const out = new BigUint64Array(1)
+    const status = this.attempt('cuDeviceGetDefaultMemPool', bytesOf(out), this.#cuDevice)
+    if (status === NOT_SUPPORTED)
+      throw new UnsupportedError(
+        `Device ${this.device.ordinal} (${this.device.name}) has no stream-ordered memory.`,
+        'Use another device (a virtual GPU may need memory pools turned on), or the CPU backend.',
+      )
+    if (status !== 0) this.fail(status, 'cuDeviceGetDefaultMemPool', `device ${this.device.ordinal}`)
+    const all = bytesOf(BigUint64Array.of(0xffff_ffff_ffff_ffffn))
+    this.call('cuMemPoolSetAttribute', out[0]!, RELEASE_THRESHOLD, all)
   }
 
   /** What was made in this context and is not disposed of yet. */
@@ -86,9 +115,46 @@ export class Context extends Resource {
 
   /** Calls a driver function with this context current. @throws CudaError, DisposedError */
   call<F extends DriverFunction>(name: F, ...args: DriverArguments<F>): void {
+    const status = this.attempt(name, ...args)
+    if (status !== 0) this.fail(status, name, argumentsText(args))
+  }
+
+  /** Calls a driver function with this context current, and returns its CUresult. @throws DisposedError */
+  attempt<F extends DriverFunction>(name: F, ...args: DriverArguments<F>): number {
     this.alive()
     this.driver.enter(this.#handle)
-    this.driver.call(name, ...args)
+    return this.driver.api.call(name, ...args)
+  }
+
+  /** Calls a function that gives something back. A lost context has nothing to give back: then it does nothing. */
+  giveBack<F extends DriverFunction>(name: F, ...args: DriverArguments<F>): void {
+    if (!this.#lost) this.call(name, ...args)
+  }
+
+  /** @internal Throws the error of a status; `about` names the arguments that matter. */
+  fail(status: number, call: string, about: string): never {
+    try {
+      return this.driver.fail(status, call, about, this.trail.list())
+    } catch (error) {
+      this.#lost ||= error instanceof CudaError && error.contextLost
+      throw error
+    }
+  }
+
+  /** Work queued in it failed on the device: every call fails from then on, and what it held is gone. */
+  get lost(): boolean {
+    return this.#lost
+  }
+
+  /** @throws InvalidArgumentError for something of another context: handles and streams don't reach over. */
+  demand(other: { readonly context: Context }, what: string): void {
+    if (other.context === this) return
+    const { ordinal } = other.context.device
+    const same = ordinal === this.device.ordinal
+    throw new InvalidArgumentError(
+      `${what} belongs to ${same ? `another context of device ${ordinal}` : `device ${ordinal}, the rest of the call to device ${this.device.ordinal}`}.`,
+      'Make what works together in one context; between devices, copy through the host.',
+    )
   }
 
   /** Calls a driver function whose first argument receives a handle or an address, and returns that. */
@@ -121,7 +187,7 @@ export class Context extends Resource {
 
   /** @throws InvalidArgumentError while something made in it is alive. Nothing is released then. */
   protected release(): void {
-    if (this.#held.size > 0) {
+    if (this.#held.size > 0 && !this.#lost) {
       const names = [...this.#held].slice(0, 4).map(({ what }) => what)
       throw new InvalidArgumentError(
         `The context of device ${this.device.ordinal} still holds ${this.#held.size} resources: ${names.join(', ')}.`,
@@ -129,6 +195,7 @@ export class Context extends Resource {
       )
     }
     this.driver.enter(0n)
-    this.driver.call('cuDevicePrimaryCtxRelease_v2', this.device.ordinal)
+    const status = this.driver.api.call('cuDevicePrimaryCtxRelease_v2', this.#cuDevice)
+    if (status !== 0 && !this.#lost) this.fail(status, 'cuDevicePrimaryCtxRelease_v2', `device ${this.device.ordinal}`)
   }
 }

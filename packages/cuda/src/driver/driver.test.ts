@@ -2,12 +2,11 @@ import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla
 import { expect, test } from 'vitest'
 import { CudaError, CudaUnavailableError } from '../errors'
 import { FakeDriver, H100 } from '../testing/fake-driver'
-import { driverLibrary, openLibrary } from './api'
+import { bind, driverLibrary, openLibrary } from './api'
 import { Context } from './context'
 import { copy, download, fill, upload } from './copy'
 import { Driver } from './driver'
 import { Graph } from './graph'
-import { Launch } from './launch'
 import { DeviceMemory, PinnedMemory } from './memory'
 import { Module } from './module'
 import { Event, Stream } from './stream'
@@ -36,6 +35,19 @@ test('a driver that is too old, or sees no device, is unavailable', () => {
   old.version = 11080
   expect(() => new Driver({ api: old })).toThrow(/supports CUDA 11\.8; 12\.0 is needed/)
   expect(() => new Driver({ api: new FakeDriver([]) })).toThrow(CudaUnavailableError)
+  const noFabric = new FakeDriver()
+  noFabric.failures.set('cuInit', 802)
+  expect(() => new Driver({ api: noFabric })).toThrow(/did not start.*SYSTEM_NOT_READY.*\nStart the fabric manager/)
+  const hidden = new FakeDriver([])
+  const call = hidden.call.bind(hidden)
+  hidden.call = (name, ...args) => (name === 'cuInit' ? 0 : call(name, ...args))
+  expect(() => new Driver({ api: hidden })).toThrow(/found no device.*\n.*CUDA_VISIBLE_DEVICES/)
+})
+
+test.skipIf(process.platform !== 'linux')('a library that is no CUDA driver is told by what it lacks', () => {
+  const opened = openLibrary('linux', 'libm.so.6')
+  expect(() => bind(opened)).toThrow(CudaUnavailableError)
+  expect(() => bind(opened)).toThrow(/libm\.so\.6 has no cuGetErrorName.*\nUpdate the NVIDIA driver/)
 })
 
 test('a failed call names itself, the status and the arguments, and leaves nothing held', () => {
@@ -136,34 +148,49 @@ test('copies move bytes and refuse ranges outside the memory', () => {
   for (const bytes of [0, 1.5, -1]) expect(() => new DeviceMemory(stream, bytes)).toThrow(InvalidArgumentError)
 })
 
-test('a launch hands over grid, block, shared memory, attributes and parameters by value', () => {
-  const { api, context, stream } = setUp()
+test('attributes are read of a living module only', () => {
+  const { context } = setUp()
   const module = new Module(context, 'test.cubin', Uint8Array.of(1))
-  const kernel = module.kernel('kernel', 232448)
-  expect(api.functionShared.get(kernel.handle)).toBe(232448)
-  api.parameterBytes = () => [4, 8]
-  const parameters = [Uint8Array.of(1, 2, 3, 4), new Uint8Array(8).fill(9)]
-  const launch = new Launch({ kernel, grid: [264, 3], threads: 384, cluster: 2, programmatic: true, parameters })
-  launch.on(stream)
-  parameters[0]![0] = 5
-  launch.setGrid([1, 2])
-  launch.on(stream)
-  expect(api.launches[0]).toEqual({
-    symbol: 'kernel',
-    grid: [264, 3, 1],
-    block: [384, 1, 1],
-    sharedBytes: 232448,
-    stream: stream.handle,
-    attributes: new Map([
-      [4, [2, 1, 1]],
-      [6, [1, 0, 0]],
-    ]),
-    parameters: [Uint8Array.of(1, 2, 3, 4), new Uint8Array(8).fill(9)],
-  })
-  expect(api.launches[1]).toMatchObject({ grid: [1, 2, 1], parameters: [Uint8Array.of(5, 2, 3, 4), {}] })
+  const kernel = module.kernel('kernel')
+  expect(kernel.attributes()).toEqual({ registers: 0, staticSharedBytes: 0 })
   module[Symbol.dispose]()
-  expect(() => launch.on(stream)).toThrow(DisposedError)
-  expect(() => module.kernel('kernel')).toThrow(DisposedError)
+  expect(() => kernel.attributes()).toThrow(DisposedError)
+})
+
+test('`using` gives everything back in the right order', () => {
+  const api = new FakeDriver()
+  const driver = new Driver({ api })
+  {
+    using context = new Context({ device: 0, driver })
+    using stream = new Stream(context)
+    using memory = new DeviceMemory(stream, 64)
+    using pinned = new PinnedMemory(context, 64)
+    using event = new Event(context)
+    using module = new Module(context, 'test.cubin', Uint8Array.of(1))
+    using graph = new Graph(stream, () => fill(stream, memory, 0))
+    upload(stream, memory, pinned)
+    event.record(stream)
+    graph.replay(stream)
+    expect([driver.live.size, module.disposed]).toEqual([7, false])
+  }
+  expect([driver.live.size, api.memory.size, api.hostMemory.size, api.handles.size]).toEqual([0, 0, 0, 0])
+  expect(api.retained.get(0)).toBe(0)
+})
+
+test('only pinned memory is copied in a capture; times need events with timing', () => {
+  const { context, stream } = setUp()
+  const [memory, pinned] = [new DeviceMemory(stream, 8), new PinnedMemory(context, 8)]
+  for (const call of [
+    () => upload(stream, memory, new Uint8Array(8)),
+    () => download(stream, memory, new Uint8Array(8)),
+  ]) {
+    expect(() => new Graph(stream, call)).toThrow(/can't be captured.*\n.*PinnedMemory/)
+    call() // outside of it, and the capture is over
+  }
+  new Graph(stream, () => upload(stream, memory, pinned))
+  const [timed, plain] = [new Event(context, { timing: true }), new Event(context)]
+  expect(timed.since(timed)).toBe(0)
+  expect(() => timed.since(plain)).toThrow(/without timing has no time/)
 })
 
 test('a tensor map is encoded into 64-byte-aligned bytes with its dimensions as the driver wants them', () => {

@@ -31,18 +31,12 @@ export class Driver {
   readonly version: number
   readonly deviceCount: number
   readonly live = new Set<LiveResource>()
-  #current = 0n
 
   constructor(options: DriverOptions = {}) {
     this.api = options.api ?? loadDriver()
     this.debug = options.debug ?? process.env.FLASHMLA_DEBUG === '1'
     const init = this.api.call('cuInit', 0)
-    if (init !== 0) {
-      throw new CudaUnavailableError(
-        `The NVIDIA driver found no device it can use: cuInit gave ${this.api.statusName(init)}.`,
-        'Check that nvidia-smi lists a device and that CUDA_VISIBLE_DEVICES does not hide it.',
-      )
-    }
+    if (init !== 0) throw notStarted(init, this.api.statusName(init))
     this.version = this.readInt('cuDriverGetVersion')
     if (this.version < MINIMUM_VERSION) {
       throw new CudaUnavailableError(
@@ -51,6 +45,7 @@ export class Driver {
       )
     }
     this.deviceCount = this.readInt('cuDeviceGetCount')
+    if (this.deviceCount === 0) throw notStarted(NO_DEVICE, this.api.statusName(NO_DEVICE))
     if (this.debug) {
       const report = options.report ?? ((text: string) => process.stderr.write(`${text}\n`))
       process.once('exit', () => this.live.size > 0 && report(this.leaks()))
@@ -60,24 +55,20 @@ export class Driver {
   /** Calls a driver function. @throws CudaError for any status but success. */
   call<F extends DriverFunction>(name: F, ...args: DriverArguments<F>): void {
     const status = this.api.call(name, ...args)
-    if (status !== 0) this.fail(status, name, args)
+    if (status !== 0) this.fail(status, name, argumentsText(args))
   }
 
-  /** @internal Throws the error of a status. */
-  fail(status: number, call: string, args: readonly unknown[]): never {
-    throw new CudaError({
-      status,
-      statusName: this.api.statusName(status),
-      call,
-      about: args.map(argumentText).join(', '),
-    })
+  /** @internal Throws the error of a status. `about`: the arguments that matter; `queued`: what a late error may come from. */
+  fail(status: number, call: string, about: string, queued: readonly string[] = []): never {
+    throw new CudaError({ status, statusName: this.api.statusName(status), call, about, queued })
   }
 
-  /** Makes a context the calling thread's. Nothing happens when it was the last one that this driver object set. */
+  /** Makes a context the calling thread's. Nothing happens when it is that already. */
   enter(context: bigint, force = false): void {
-    if (this.#current === context && !force) return
+    const { current } = this.api
+    if (current.context === context && !force) return
     this.call('cuCtxSetCurrent', context)
-    this.#current = context
+    current.context = context
   }
 
   /** @internal The 32-bit integer that a function with one result gives. */
@@ -102,6 +93,28 @@ export function versionText(version: number): string {
 /** The bytes of a typed array, sharing memory. */
 export function bytesOf(array: ArrayBufferView): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+}
+
+const NO_DEVICE = 100
+/** What to do where the driver does not start; by CUresult. */
+const START_HINTS: Readonly<Record<number, string>> = {
+  [NO_DEVICE]: 'Check that nvidia-smi lists a device and that CUDA_VISIBLE_DEVICES does not hide it.',
+  802: 'Start the fabric manager (systemctl start nvidia-fabricmanager): this machine connects its GPUs by NVSwitch.',
+  803: 'The driver was updated under a running kernel module: reload the module, or restart the machine.',
+  804: 'The compatibility driver of this container does not know the GPU: use the driver of the host.',
+}
+
+function notStarted(status: number, name: string): CudaUnavailableError {
+  const fact = status === NO_DEVICE ? 'found no device it can use' : 'did not start'
+  return new CudaUnavailableError(
+    `The NVIDIA driver ${fact}: cuInit gave ${name}.`,
+    START_HINTS[status] ?? 'Check that nvidia-smi works on this machine.',
+  )
+}
+
+/** @internal A call's arguments as an error shows them. */
+export function argumentsText(args: readonly unknown[]): string {
+  return args.map(argumentText).join(', ')
 }
 
 function argumentText(value: unknown): string {

@@ -7,22 +7,25 @@ import type { Stream } from './stream'
 const CAPTURE_THREAD_LOCAL = 1
 const GRAPH_EXEC_UPDATE_FAILURE = 910
 
-/** Records what `work` queues on the stream, without running it, and hands the CUgraph to `use`. */
-function captured<T>(stream: Stream, work: () => void, use: (graph: bigint) => T): T {
+/** Records what `work` queues on the stream, without running it, and hands the CUgraph and its kernels' names to `use`. */
+function captured<T>(stream: Stream, work: () => void, use: (graph: bigint, kernels: readonly string[]) => T): T {
   const { context } = stream
   context.call('cuStreamBeginCapture_v2', stream.handle, CAPTURE_THREAD_LOCAL)
-  let graph: bigint
+  const kernels: string[] = []
+  stream.recording = kernels
   try {
     work()
   } catch (error) {
     endQuietly(context, stream)
     throw error
+  } finally {
+    stream.recording = undefined
   }
   const out = new BigUint64Array(1)
   context.call('cuStreamEndCapture', stream.handle, new Uint8Array(out.buffer))
-  graph = out[0]!
+  const graph = out[0]!
   try {
-    return use(graph)
+    return use(graph, kernels)
   } finally {
     context.call('cuGraphDestroy', graph)
   }
@@ -31,7 +34,7 @@ function captured<T>(stream: Stream, work: () => void, use: (graph: bigint) => T
 // The error of `work` is the one to report; ending the capture fails too when that invalidated it.
 function endQuietly(context: Context, stream: Stream): void {
   const out = new BigUint64Array(1)
-  const status = context.driver.api.call('cuStreamEndCapture', stream.handle, new Uint8Array(out.buffer))
+  const status = context.attempt('cuStreamEndCapture', stream.handle, new Uint8Array(out.buffer))
   if (status === 0 && out[0] !== 0n) context.call('cuGraphDestroy', out[0]!)
 }
 
@@ -42,20 +45,26 @@ function endQuietly(context: Context, stream: Stream): void {
 export class Graph extends Resource {
   readonly context: Context
   readonly #exec: bigint
+  #note = ''
 
   /** Captures what `work` queues on `stream`. @throws what `work` throws, CudaError */
   constructor(stream: Stream, work: () => void) {
     const { context } = stream
     super(context.driver, `A graph of device ${context.device.ordinal}`, [context.held])
     this.context = context
-    this.#exec = captured(stream, work, (graph) => context.create('cuGraphInstantiateWithFlags', graph, 0))
+    this.#exec = captured(stream, work, (graph, kernels) => {
+      this.#note = noteOf(kernels)
+      return context.create('cuGraphInstantiateWithFlags', graph, 0)
+    })
     this.hold()
   }
 
-  /** Queues the whole graph. */
+  /** Queues the whole graph. @throws InvalidArgumentError for a stream of another context, CudaError, DisposedError */
   replay(stream: Stream): void {
     this.alive()
+    this.context.demand(stream, 'The stream')
     this.context.call('cuGraphLaunch', this.#exec, stream.handle)
+    stream.note(this.#note)
   }
 
   /**
@@ -64,20 +73,29 @@ export class Graph extends Resource {
    */
   update(stream: Stream, work: () => void): void {
     this.alive()
-    captured(stream, work, (graph) => {
+    this.context.demand(stream, 'The stream')
+    captured(stream, work, (graph, kernels) => {
       const result = new Uint8Array(24) // CUgraphExecUpdateResultInfo
-      const status = this.context.driver.api.call('cuGraphExecUpdate_v2', this.#exec, graph, result)
+      const status = this.context.attempt('cuGraphExecUpdate_v2', this.#exec, graph, result)
       if (status === GRAPH_EXEC_UPDATE_FAILURE) {
         throw new UnsupportedError(
           `The captured work differs from the graph's (CUgraphExecUpdateResult ${result[0]}).`,
           'Make a new graph: only parameters and grids of the same kernels can be updated.',
         )
       }
-      if (status !== 0) this.context.driver.fail(status, 'cuGraphExecUpdate_v2', [this.#exec, graph])
+      if (status !== 0) this.context.fail(status, 'cuGraphExecUpdate_v2', noteOf(kernels))
     })
   }
 
   protected release(): void {
-    this.context.call('cuGraphExecDestroy', this.#exec)
+    this.context.giveBack('cuGraphExecDestroy', this.#exec)
   }
+}
+
+/** Kernels of a graph named in errors. */
+const NAMED = 4
+
+function noteOf(kernels: readonly string[]): string {
+  const names = [...new Set(kernels)]
+  return `a graph of ${names.slice(0, NAMED).join(', ') || 'no kernels'}${names.length > NAMED ? ' and others' : ''}`
 }

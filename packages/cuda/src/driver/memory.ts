@@ -29,6 +29,7 @@ export class DeviceMemory extends Resource {
     this.#stream = stream
     this.#whole = part?.of
     if (part) {
+      context.demand(part.of, 'The whole memory')
       if (!Number.isSafeInteger(part.offset) || part.offset < 0 || part.offset + bytes > part.of.bytes)
         throw new InvalidArgumentError(
           `Bytes ${part.offset} to ${part.offset + bytes} lie outside a memory of ${part.of.bytes}.`,
@@ -51,7 +52,7 @@ export class DeviceMemory extends Resource {
   // A disposed stream has waited for its work: the default stream is in order then.
   protected release(): void {
     if (this.#whole) return
-    this.context.call('cuMemFreeAsync', this.#address, this.#stream.disposed ? 0n : this.#stream.handle)
+    this.context.giveBack('cuMemFreeAsync', this.#address, this.#stream.disposed ? 0n : this.#stream.handle)
   }
 }
 
@@ -99,7 +100,7 @@ export class PinnedMemory extends Resource {
 
   /** Waits for the context's work: a copy may still use it. */
   protected release(): void {
-    this.context.call('cuCtxSynchronize')
-    this.context.call('cuMemFreeHost', this.#address)
+    this.context.giveBack('cuCtxSynchronize')
+    this.context.giveBack('cuMemFreeHost', this.#address)
   }
 }

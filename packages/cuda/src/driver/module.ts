@@ -23,7 +23,10 @@ export class Module extends Resource {
     this.name = name
     const terminated = new Uint8Array(image.length + 1) // PTX is text, which must end in a zero
     terminated.set(image)
-    this.#handle = context.create('cuModuleLoadData', terminated)
+    const out = new BigUint64Array(1)
+    const status = context.attempt('cuModuleLoadData', bytesOf(out), terminated)
+    if (status !== 0) context.fail(status, 'cuModuleLoadData', `${name}, ${image.length} bytes`)
+    this.#handle = out[0]!
     this.hold()
   }
 
@@ -32,13 +35,15 @@ export class Module extends Resource {
     this.alive()
     const handle = this.context.create('cuModuleGetFunction', this.#handle, symbol)
     if (sharedBytes > DEFAULT_SHARED_BYTES) {
-      this.context.call('cuFuncSetAttribute', handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, sharedBytes)
+      const status = this.context.attempt('cuFuncSetAttribute', handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, sharedBytes)
+      if (status !== 0)
+        this.context.fail(status, 'cuFuncSetAttribute', `${symbol}, ${sharedBytes} bytes of shared memory`)
     }
     return new Kernel(this, symbol, handle, sharedBytes)
   }
 
   protected release(): void {
-    this.context.call('cuModuleUnload', this.#handle)
+    this.context.giveBack('cuModuleUnload', this.#handle)
   }
 }
 
@@ -65,9 +70,10 @@ export class Kernel {
 
   /** Registers a thread, and bytes of static shared memory, as compiled. */
   attributes(): { registers: number; staticSharedBytes: number } {
+    const { handle } = this
     const read = (id: number) => {
       const out = new Int32Array(1)
-      this.module.context.call('cuFuncGetAttribute', bytesOf(out), id, this.#handle)
+      this.module.context.call('cuFuncGetAttribute', bytesOf(out), id, handle)
       return out[0]!
     }
     return { registers: read(NUM_REGS), staticSharedBytes: read(SHARED_SIZE_BYTES) }

@@ -1,4 +1,5 @@
 import { DisposedError } from '@flashmla/spec'
+import { CudaError } from '../errors'
 import type { Driver, LiveResource } from './driver'
 
 /** Something the driver holds for us until it is disposed of, once. Works with `using`. */
@@ -29,10 +30,23 @@ export abstract class Resource implements LiveResource {
     if (this.#disposed) throw new DisposedError(this.what)
   }
 
-  /** Gives it back to the driver. @throws DisposedError the second time. */
+  /**
+   * Gives it back to the driver. What a lost context held is gone already: then only the first error of it is thrown, so that
+   * `using` unwinds. @throws DisposedError the second time.
+   */
   [Symbol.dispose](): void {
     this.alive()
-    this.release()
+    try {
+      this.release()
+    } catch (error) {
+      if (!(error instanceof CudaError && error.contextLost)) throw error
+      this.#drop()
+      throw error
+    }
+    this.#drop()
+  }
+
+  #drop(): void {
     this.#disposed = true
     for (const holder of this.#holders) holder.delete(this)
   }

@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
+import { InvalidArgumentError } from '@flashmla/spec'
 import type { Context } from './context'
-import { bytesOf } from './driver'
+import { argumentsText, bytesOf } from './driver'
 import { Resource } from './resource'
 
 const NON_BLOCKING = 1
@@ -13,14 +14,16 @@ async function until(done: () => boolean): Promise<void> {
 }
 
 function query(context: Context, name: 'cuStreamQuery' | 'cuEventQuery', handle: bigint): boolean {
-  const status = context.driver.api.call(name, handle)
-  if (status !== 0 && status !== NOT_READY) context.driver.fail(status, name, [handle])
+  const status = context.attempt(name, handle)
+  if (status !== 0 && status !== NOT_READY) context.fail(status, name, argumentsText([handle]))
   return status === 0
 }
 
 /** A queue of device work, run in order; independent of the default stream. */
 export class Stream extends Resource {
   readonly context: Context
+  /** @internal Kernels recorded so far, while what is queued here is captured and not run. */
+  recording: string[] | undefined
   readonly #handle: bigint
 
   constructor(context: Context) {
@@ -46,15 +49,21 @@ export class Stream extends Resource {
     return until(() => query(this.context, 'cuStreamQuery', this.handle))
   }
 
-  /** What is queued from now on starts after the event. */
+  /** @internal Notes what was queued: errors that come late name it. */
+  note(what: string): void {
+    if (this.recording) this.recording.push(what)
+    else this.context.trail.add(what)
+  }
+
+  /** What is queued from now on starts after the event, which may be of another device. */
   wait(event: Event): void {
     this.context.call('cuStreamWaitEvent', this.handle, event.handle, 0)
   }
 
   /** Waits for queued work first, so that nothing still uses what is freed next. */
   protected release(): void {
-    this.context.call('cuStreamSynchronize', this.#handle)
-    this.context.call('cuStreamDestroy_v2', this.#handle)
+    this.context.giveBack('cuStreamSynchronize', this.#handle)
+    this.context.giveBack('cuStreamDestroy_v2', this.#handle)
   }
 }
 
@@ -78,8 +87,9 @@ export class Event extends Resource {
     return this.#handle
   }
 
-  /** Marks the end of what the stream holds now. */
+  /** Marks the end of what the stream holds now. @throws InvalidArgumentError for a stream of another context */
   record(stream: Stream): void {
+    this.context.demand(stream, 'The stream')
     this.context.call('cuEventRecord', this.handle, stream.handle)
   }
 
@@ -92,14 +102,20 @@ export class Event extends Resource {
     return until(() => query(this.context, 'cuEventQuery', this.handle))
   }
 
-  /** Milliseconds of device time since an earlier event; both made with `timing: true` and finished. */
+  /**
+   * Milliseconds of device time since an earlier event of the same context; both finished.
+   * @throws InvalidArgumentError unless both were made with `timing: true`
+   */
   since(earlier: Event): number {
+    this.context.demand(earlier, 'The earlier event')
+    if (!this.timing || !earlier.timing)
+      throw new InvalidArgumentError('An event without timing has no time.', 'Make both with `timing: true`.')
     const out = new Float32Array(1)
     this.context.call('cuEventElapsedTime', bytesOf(out), earlier.handle, this.handle)
     return out[0]!
   }
 
   protected release(): void {
-    this.context.call('cuEventDestroy_v2', this.#handle)
+    this.context.giveBack('cuEventDestroy_v2', this.#handle)
   }
 }

@@ -32,12 +32,13 @@ export function alignedBytes(context: Context, bytes: number, alignment: number)
 
 /**
  * Describes a tensor in device memory to the copy engine (TMA): 128-byte swizzle, zeros outside. The 128 bytes are 64-byte
- * aligned and go to a kernel by value. `into` rewrites an earlier map in place. @throws CudaError
+ * aligned and go to a kernel by value. `into` rewrites an earlier map in place.
+ * @throws CudaError naming type, address, dimensions, strides and box when the driver refuses them
  */
 export function encodeTensorMap(context: Context, options: TensorMapOptions, into?: Uint8Array): Uint8Array {
   const map = into ?? alignedBytes(context, BYTES, ALIGNMENT)
   const { dtype, address, dims, strides, box } = options
-  context.call(
+  const status = context.attempt(
     'cuTensorMapEncodeTiled',
     map,
     DATA_TYPES[dtype],
@@ -52,5 +53,9 @@ export function encodeTensorMap(context: Context, options: TensorMapOptions, int
     L2_PROMOTION_256B,
     OOB_FILL_ZEROS,
   )
+  if (status !== 0) {
+    const about = `${dtype} at 0x${address.toString(16)}, dims [${dims}], strides [${strides}], box [${box}]`
+    context.fail(status, 'cuTensorMapEncodeTiled', about)
+  }
   return map
 }

@@ -5,6 +5,7 @@ import { UnsupportedError } from '@flashmla/spec'
 import type { Context } from '../driver/context'
 import { type Kernel, Module } from '../driver/module'
 import { Resource } from '../driver/resource'
+import { readImage } from './image'
 
 /** One compiled kernel, as `cubin/manifest.json` describes it. */
 export interface KernelEntry {
@@ -31,22 +32,42 @@ function folder(): string {
   return ['../cubin', '../../cubin'].map((path) => join(here, path)).find((path) => existsSync(path)) ?? here
 }
 
-/** @throws UnsupportedError when the package lacks its kernels */
+/** @throws UnsupportedError when the package lacks its kernels, or the manifest is not whole */
 export function readManifest(directory: string = folder()): Manifest {
   const path = join(directory, 'manifest.json')
-  let manifest: Manifest
+  let manifest: Partial<Manifest> | null
   try {
-    manifest = JSON.parse(readFileSync(path, 'utf8')) as Manifest
+    manifest = JSON.parse(readFileSync(path, 'utf8')) as Partial<Manifest> | null
   } catch (error) {
     throw new UnsupportedError(
       `The compiled kernels can't be read from ${path}: ${(error as Error).message}`,
       'Install @flashmla/cuda whole; when bundling, keep it external so that its cubin folder stays beside it.',
     )
   }
-  if (manifest.version === 1) return manifest
+  if (manifest?.version !== 1) {
+    throw new UnsupportedError(
+      `The kernels' manifest ${path} has version ${manifest?.version}, not 1.`,
+      'Reinstall @flashmla/cuda.',
+    )
+  }
+  const wrong = Array.isArray(manifest.kernels) ? manifest.kernels.findIndex((entry) => !isEntry(entry)) : 0
+  if (wrong === -1) return manifest as Manifest
   throw new UnsupportedError(
-    `The kernels' manifest has version ${manifest.version}, not 1.`,
+    `Entry ${wrong} of the kernels' manifest ${path} does not describe a kernel.`,
     'Reinstall @flashmla/cuda.',
+  )
+}
+
+function isEntry(entry: Partial<KernelEntry> | null): boolean {
+  const whole = (value: unknown, least: number) => Number.isInteger(value) && (value as number) >= least
+  return (
+    typeof entry?.module === 'string' &&
+    typeof entry.symbol === 'string' &&
+    (entry.target === 'sm_90a' || entry.target === 'compute_80') &&
+    whole(entry.threads, 1) &&
+    whole(entry.sharedBytes, 0) &&
+    whole(entry.cluster, 1) &&
+    (entry.tileRows === undefined || whole(entry.tileRows, 1))
   )
 }
 
@@ -99,7 +120,8 @@ export class KernelLibrary extends Resource {
 
   /**
    * `sharedBytes` of dynamic shared memory, where a shape asks for more than the manifest says; a larger one replaces the one before.
-   * @throws UnsupportedError when the device has no such kernel, or too little shared memory for it; CudaError, DisposedError
+   * @throws UnsupportedError when the device has no such kernel or too little shared memory for it, or when its compiled code is
+   * missing or cut short; CudaError, DisposedError
    */
   kernel(symbol: string, sharedBytes = this.entry(symbol).sharedBytes): Kernel {
     this.alive()
@@ -115,7 +137,8 @@ export class KernelLibrary extends Resource {
     }
     let module = this.#modules.get(name)
     if (!module) {
-      module = new Module(this.context, name, readFileSync(join(this.#directory, name)))
+      const symbols = this.#manifest.kernels.filter((entry) => entry.module === name).map((entry) => entry.symbol)
+      module = new Module(this.context, name, readImage(this.#directory, name, symbols))
       this.#modules.set(name, module)
     }
     kernel = module.kernel(symbol, sharedBytes)

@@ -26,6 +26,9 @@ export interface FakeLaunch {
   parameters: Uint8Array[]
 }
 
+/** CUdevice of ordinal 0: a handle, not the ordinal. */
+const FIRST_DEVICE = 0x10
+
 type Arguments = readonly (bigint | number | string | Uint8Array | null)[]
 
 export class FakeDriver implements DriverApi {
@@ -44,6 +47,10 @@ export class FakeDriver implements DriverApi {
   /** Bytes of each kernel parameter, for copying them at a launch. */
   parameterBytes: (symbol: string) => number[] = () => []
   version = 12040
+  readonly current = { context: 0n }
+  /** Context that each handle was made in: used in another one, it is refused as the driver does. */
+  readonly #owners = new Map<bigint, bigint>()
+  #context = 0n
   #next = 0x1000n
   readonly #symbols = new Map<bigint, string>()
   readonly #addresses = new WeakMap<ArrayBufferLike, bigint>()
@@ -62,6 +69,9 @@ export class FakeDriver implements DriverApi {
       1: 'CUDA_ERROR_INVALID_VALUE',
       2: 'CUDA_ERROR_OUT_OF_MEMORY',
       100: 'CUDA_ERROR_NO_DEVICE',
+      400: 'CUDA_ERROR_INVALID_HANDLE',
+      700: 'CUDA_ERROR_ILLEGAL_ADDRESS',
+      802: 'CUDA_ERROR_SYSTEM_NOT_READY',
     }
     return names[status] ?? `CUresult ${status}`
   }
@@ -101,7 +111,18 @@ export class FakeDriver implements DriverApi {
     this.calls.push({ name, args })
     const failure = this.failures.get(name)
     if (failure !== undefined) return failure
+    if (!this.#inContext(name, args)) return 400
     return this.#run(name, args)
+  }
+
+  // Waiting for another device's event is the one use across contexts that the driver allows.
+  #inContext(name: DriverFunction, args: Arguments): boolean {
+    const handles = name === 'cuStreamWaitEvent' ? args.slice(0, 1) : args
+    return handles.every((arg) => typeof arg !== 'bigint' || (this.#owners.get(arg) ?? this.#context) === this.#context)
+  }
+
+  #device(handle: unknown): FakeDevice {
+    return this.devices[(handle as number) - FIRST_DEVICE]!
   }
 
   #reserve(bytes: number): bigint {
@@ -113,6 +134,7 @@ export class FakeDriver implements DriverApi {
   #create(out: unknown, what: string): number {
     const handle = this.#reserve(1)
     this.handles.set(handle, what)
+    this.#owners.set(handle, this.#context)
     return put64(out, handle)
   }
 
@@ -131,14 +153,14 @@ export class FakeDriver implements DriverApi {
       case 'cuDeviceGetCount':
         return put32(a, this.devices.length)
       case 'cuDeviceGet':
-        return put32(a, b as number)
+        return put32(a, FIRST_DEVICE + (b as number))
       case 'cuDeviceGetName':
-        ;(a as Uint8Array).set(new TextEncoder().encode(`${this.devices[c as number]!.name}\0`))
+        ;(a as Uint8Array).set(new TextEncoder().encode(`${this.#device(c).name}\0`))
         return 0
       case 'cuDeviceTotalMem_v2':
-        return put64(a, BigInt(this.devices[b as number]!.memoryBytes))
+        return put64(a, BigInt(this.#device(b).memoryBytes))
       case 'cuDeviceGetAttribute': {
-        const { computeCapability, multiprocessors } = this.devices[c as number]!
+        const { computeCapability, multiprocessors } = this.#device(c)
         const known: Record<number, number> = {
           16: multiprocessors,
           75: computeCapability[0],
@@ -147,11 +169,18 @@ export class FakeDriver implements DriverApi {
         }
         return put32(a, known[b as number]!)
       }
-      case 'cuDevicePrimaryCtxRetain':
-        this.retained.set(b as number, (this.retained.get(b as number) ?? 0) + 1)
-        return put64(a, 0xc0000n + BigInt(b as number))
-      case 'cuDevicePrimaryCtxRelease_v2':
-        this.retained.set(a as number, this.retained.get(a as number)! - 1)
+      case 'cuDevicePrimaryCtxRetain': {
+        const ordinal = this.devices.indexOf(this.#device(b))
+        this.retained.set(ordinal, (this.retained.get(ordinal) ?? 0) + 1)
+        return put64(a, 0xc0000n + BigInt(ordinal))
+      }
+      case 'cuDevicePrimaryCtxRelease_v2': {
+        const ordinal = this.devices.indexOf(this.#device(a))
+        this.retained.set(ordinal, this.retained.get(ordinal)! - 1)
+        return 0
+      }
+      case 'cuCtxSetCurrent':
+        this.#context = BigInt(a as bigint)
         return 0
       case 'cuMemGetInfo_v2':
         return put64(a, 1000n) || put64(b, 2000n)
@@ -200,6 +229,7 @@ export class FakeDriver implements DriverApi {
       case 'cuModuleGetFunction': {
         const handle = this.#reserve(1)
         this.#symbols.set(handle, c as string)
+        this.#owners.set(handle, this.#context)
         return put64(a, handle)
       }
       case 'cuFuncSetAttribute':
