@@ -1,4 +1,5 @@
 import { createCpuBackend, ReferenceBackend } from '@flashmla/cpu'
+import type { Probe } from '@flashmla/cuda'
 import type { Backend } from '@flashmla/spec'
 import { FlashMlaError } from '@flashmla/spec'
 import { choice, number } from './options'
@@ -49,10 +50,14 @@ export interface BackendCheck {
   readonly detail: string
 }
 
-/** Opens each backend once. */
-export async function checkBackends(): Promise<BackendCheck[]> {
+/** Opens each backend once, but the GPU's: `cuda` is what a child process found, so that a crash of its driver stays there. */
+export async function checkBackends(cuda: Probe): Promise<BackendCheck[]> {
   const checks: BackendCheck[] = []
   for (const id of ids) {
+    if (id === 'cuda') {
+      checks.push(checkCuda(cuda))
+      continue
+    }
     try {
       const backend = await backends[id].open(undefined)
       checks.push({ id, usable: true, chosen: !checks.some(({ usable }) => usable), detail: backend.name })
@@ -63,4 +68,12 @@ export async function checkBackends(): Promise<BackendCheck[]> {
     }
   }
   return checks
+}
+
+/** Of device 0, which the backend takes. */
+function checkCuda(cuda: Probe): BackendCheck {
+  const usable = cuda.available && cuda.devices[0]!.kernels.length > 0
+  const [first] = cuda.available ? cuda.devices : []
+  const detail = cuda.available ? (usable ? `cuda (${first!.name})` : first!.why) : cuda.reason
+  return { id: 'cuda', usable, chosen: usable, detail }
 }

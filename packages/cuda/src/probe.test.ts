@@ -26,6 +26,24 @@ test('devices are listed with the kernels that fit them, and why', () => {
   expect(found.devices[1]!.why).toContain('7.5 has no kernels')
 })
 
+test('a device is tried out: what refuses a context or the code has no kernels, and says why', () => {
+  const api = new FakeDriver([H100])
+  for (const [call, status] of [
+    ['cuDevicePrimaryCtxRetain', 2],
+    ['cuModuleLoadData', 222],
+  ] as const) {
+    api.failures.clear()
+    api.failures.set(call, status)
+    const found = probeHere({ api })
+    if (!found.available) throw new TypeError(found.reason)
+    expect(found.devices[0]).toMatchObject({ name: H100.name, memoryBytes: H100.memoryBytes, kernels: [] })
+    expect(found.devices[0]!.why).toContain(`${call}(`)
+  }
+  api.failures.clear()
+  expect(probeHere({ api })).toMatchObject({ available: true, devices: [{ computeCapability: [9, 0] }] })
+  expect([api.handles.size, api.memory.size, api.retained.get(0)]).toEqual([0, 0, 0])
+})
+
 test('no device is an answer, not an error', () => {
   const found = probeHere({ api: new FakeDriver([]) })
   expect(found).toMatchObject({ available: false, reason: expect.stringContaining('found no device') })

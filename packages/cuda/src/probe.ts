@@ -2,9 +2,9 @@ import { fork } from 'node:child_process'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { FlashMlaError } from '@flashmla/spec'
-import { type DeviceInfo, deviceInfo } from './driver/context'
+import { Context, type DeviceInfo, deviceInfo } from './driver/context'
 import { Driver, type DriverOptions, versionText } from './driver/driver'
-import { readManifest, targetFor } from './kernels/library'
+import { KernelLibrary, readManifest, targetFor } from './kernels/library'
 
 export interface ProbedDevice extends DeviceInfo {
   /** Symbols of the kernels that would run; empty when none fit. */
@@ -17,6 +17,9 @@ export type Probe =
   | { readonly available: true; readonly driverVersion: string; readonly devices: readonly ProbedDevice[] }
   | { readonly available: false; readonly reason: string }
 
+/** Of the smallest module: its PTX takes the driver no time to compile. */
+const SMALLEST_KERNEL = 'mla_append'
+
 /** What this process's driver sees. Native code runs here: `probe()` keeps a crash in it away. */
 export function probeHere(options: DriverOptions = {}): Probe {
   try {
@@ -27,6 +30,7 @@ export function probeHere(options: DriverOptions = {}): Probe {
       try {
         const { target, why } = targetFor(info.computeCapability)
         const kernels = manifest.kernels.filter((entry) => entry.target === target).map(({ symbol }) => symbol)
+        tryOut(driver, ordinal)
         return { ...info, kernels, why }
       } catch (error) {
         return { ...info, kernels: [], why: reasonOf(error) }
@@ -36,6 +40,13 @@ export function probeHere(options: DriverOptions = {}): Probe {
   } catch (error) {
     return { available: false, reason: reasonOf(error) }
   }
+}
+
+// A device can be listed and yet refuse a context (in exclusive use, out of memory) or the code (a driver older than the PTX).
+function tryOut(driver: Driver, device: number): void {
+  using context = new Context({ device, driver })
+  using library = new KernelLibrary(context)
+  library.kernel(SMALLEST_KERNEL)
 }
 
 function reasonOf(error: unknown): string {
@@ -63,7 +74,11 @@ export function probe(options: ProbeOptions = {}): Promise<Probe> {
     child.stderr?.on('data', (chunk) => {
       errors = `${errors}${chunk}`.slice(-2000)
     })
-    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs)
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      child.kill('SIGKILL')
+    }, timeoutMs)
     const end = (reason: string) => {
       clearTimeout(timer)
       resolve(answer ?? { available: false, reason })
@@ -73,8 +88,7 @@ export function probe(options: ProbeOptions = {}): Promise<Probe> {
     })
     child.on('error', (error) => end(`The probe could not be started: ${error.message}`))
     child.on('close', (code, signal) => {
-      const how =
-        signal === 'SIGKILL' ? `did not answer within ${timeoutMs} ms` : `ended with ${signal ?? `code ${code}`}`
+      const how = late ? `did not answer within ${timeoutMs} ms` : `ended with ${signal ?? `code ${code}`}`
       end(`The NVIDIA driver's probe ${how}.${errors ? `\n${errors.trim()}` : ''}`)
     })
   })

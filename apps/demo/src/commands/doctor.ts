@@ -20,8 +20,8 @@ async function run(args: readonly string[]): Promise<void> {
     memoryBytes: totalmem(),
     freeMemoryBytes: freemem(),
   }
-  const backends = await checkBackends()
   const cuda = await probe()
+  const backends = await checkBackends(cuda)
   if (values.json) {
     printJson({ machine, backends, cuda })
     return
