@@ -32,6 +32,11 @@ export class SharedHeap {
     return this.#u8
   }
 
+  /** Bytes that were ever handed out, those taken back included. */
+  get used(): number {
+    return this.#top
+  }
+
   /** Address of `bytes` uninitialized bytes. @throws UnsupportedError when 4 GiB are full */
   allocate(bytes: number): number {
     const size = blockSize(bytes)

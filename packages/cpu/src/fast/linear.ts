@@ -10,10 +10,12 @@ export interface QuantizedRows {
 }
 
 const none: QuantizedRows = { values: 0, scales: 0, bytes: 0 }
-/** Multiply-adds of one task: long enough to hide the claim, short enough to balance. Few rows wait for memory. */
-const TASK_WORK = 16384
+/** Multiply-adds of one task: a long run of weights, which the prefetcher follows; less where few rows wait for memory. */
+const TASK_WORK = 262144
 const FEW_ROWS = 4
-const TASK_WORK_OF_FEW = 8192
+const TASK_WORK_OF_FEW = 24576
+/** Tasks a thread at least, so that all end at about the same time. */
+const TASKS_PER_THREAD = 4
 const TASK_ROWS = 64
 
 /** Records the quantization of x `[n, d]` where `precision` needs it. */
@@ -59,8 +61,10 @@ export function recordLinear(
   const { i } = weight
   const o = weight.o / heads
   const rows = Math.min(n, TASK_ROWS)
-  const work = (n <= FEW_ROWS ? TASK_WORK_OF_FEW : TASK_WORK) / Math.max(i * rows, 1)
-  const columns = Math.min(Math.max(8, Math.ceil(work / 8) * 8), Math.ceil(o / 8) * 8)
+  const work = n <= FEW_ROWS ? TASK_WORK_OF_FEW : TASK_WORK
+  const shares = Math.ceil((pool.threads * TASKS_PER_THREAD) / (heads * Math.ceil(n / rows)))
+  const wanted = Math.min(work / Math.max(i * rows, 1), pool.threads > 1 ? o / shares : o)
+  const columns = Math.ceil(Math.max(wanted, 1) / 8) * 8
   const tasks = Math.ceil(o / columns) * heads * Math.ceil(n / rows)
   const quantized = quantizeRows(pool, weight.precision, x, n * heads, i)
   pool.commands
