@@ -77,9 +77,20 @@ export class CudaBatch implements PagedBatch {
       if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
       throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number ≥ 1.')
     }
-    this.#queryStart = new Mirror(device, maxSequences + 1)
-    this.#seqLens = new Mirror(device, maxSequences)
-    this.#blockTable = new Mirror(device, maxSequences * maxBlocks)
+    const made: Mirror[] = []
+    const mirror = (size: number) => {
+      const one = new Mirror(device, size)
+      made.push(one)
+      return one
+    }
+    try {
+      this.#queryStart = mirror(maxSequences + 1)
+      this.#seqLens = mirror(maxSequences)
+      this.#blockTable = mirror(maxSequences * maxBlocks)
+    } catch (error) {
+      for (const { memory } of made) device.free(memory)
+      throw error
+    }
   }
 
   /** `[maxSequences + 1]`, `[maxSequences]` and `[maxSequences, maxBlocks]` int32. @throws DisposedError, InvalidArgumentError before the first step */
@@ -185,8 +196,8 @@ export class CudaBatch implements PagedBatch {
 
   dispose(): void {
     if (this.#disposed) return
-    this.#disposed = true
     for (const { memory } of [this.#queryStart, this.#seqLens, this.#blockTable]) this.device.free(memory)
+    this.#disposed = true
   }
 
   #check(): void {

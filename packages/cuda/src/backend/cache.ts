@@ -85,8 +85,8 @@ export class CudaCache implements PagedCache {
   }
 
   dispose(): void {
-    this.#disposed = true
     this.device.free(this.#memory)
+    this.#disposed = true
   }
 }
 

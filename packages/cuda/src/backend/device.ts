@@ -32,7 +32,12 @@ export class BackendDevice {
     graphs: boolean,
   ) {
     this.library = new KernelLibrary(context)
-    this.stream = new Stream(context)
+    try {
+      this.stream = new Stream(context)
+    } catch (error) {
+      this.library[Symbol.dispose]()
+      throw error
+    }
     this.#queue = new LaunchQueue(this.stream, graphs)
   }
 
@@ -58,9 +63,17 @@ export class BackendDevice {
     )
   }
 
-  /** Device memory that is freed with the backend, or by `free`. @throws CudaError when there is too little */
+  /**
+   * Device memory that is freed with the backend, or by `free`.
+   * @throws CudaError when there is too little, InvalidArgumentError in a recording: what it made would live in the graph only
+   */
   allocate(bytes: number): DeviceMemory {
     this.alive()
+    if (this.mode === 'capture')
+      throw new InvalidArgumentError(
+        'A captured step needs memory that its first pass did not.',
+        'Queue the same operations on the same operands both times that `record` is called.',
+      )
     return this.own(new DeviceMemory(this.stream, Math.max(bytes, 1)))
   }
 
@@ -69,10 +82,19 @@ export class BackendDevice {
     return resource
   }
 
-  /** Disposes of what `own` took, in the order of the stream; nothing when that was done already. */
+  /**
+   * Disposes of what `own` took, in the order of the stream; nothing when that was done already.
+   * @throws InvalidArgumentError in a capture: `record` is called twice, and a replay would use what is gone
+   */
   free(resource: Disposable): void {
-    if (!this.#owned.delete(resource)) return
+    if (!this.#owned.has(resource)) return
+    this.eager('Disposing of something')
+    this.#release(resource)
+  }
+
+  #release(resource: Disposable): void {
     this.#queue.flush()
+    this.#owned.delete(resource)
     resource[Symbol.dispose]()
   }
 
@@ -84,7 +106,7 @@ export class BackendDevice {
     let found = this.#workspaces.get(name)
     if (!found || found.memory.bytes < bytes) {
       const memory = this.allocate(bytes)
-      if (found && !found.captured) this.free(found.memory)
+      if (found && !found.captured) this.#release(found.memory)
       found = { memory, captured: false }
       this.#workspaces.set(name, found)
     }
@@ -125,12 +147,21 @@ export class BackendDevice {
     else if (this.mode === 'capture') enqueue()
   }
 
-  /** Frees everything once the stream is done, the context too. */
+  /** Frees everything once the stream is done, the context too. @throws CudaError of work that failed, everything freed */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
-    this.#queue.flush()
-    this.stream.synchronize()
+    try {
+      if (!this.context.lost) {
+        this.#queue.flush()
+        this.stream.synchronize()
+      }
+    } finally {
+      this.#disposeAll()
+    }
+  }
+
+  #disposeAll(): void {
     this.#queue.dispose()
     for (const resource of this.#owned) resource[Symbol.dispose]()
     this.#owned.clear()

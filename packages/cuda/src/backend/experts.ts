@@ -7,16 +7,22 @@ import type { BackendDevice } from './device'
 import { TILE } from './linear'
 import type { CudaTensor } from './tensor'
 import { columnsOf, rowsOf } from './tensor'
-import { ownWeight } from './weight'
+import { type CudaWeight, ownWeight } from './weight'
 
 /** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own. */
 const FEW_PAIRS = 4
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 
+interface Table {
+  readonly matrices: readonly CudaWeight[]
+  readonly memory: DeviceMemory
+}
+
 /** Tables of a layer's matrices in device memory, made on first use, freed with the layer's first weight. */
 export class ExpertTables {
-  readonly #tables = new WeakMap<readonly ExpertWeights[], DeviceMemory>()
+  /** By the first matrix. What an array holds may change, so the matrices tell whether a table is theirs. */
+  readonly #tables = new Map<CudaWeight, Table[]>()
 
   constructor(private readonly device: BackendDevice) {}
 
@@ -24,8 +30,10 @@ export class ExpertTables {
   address(experts: readonly ExpertWeights[]): bigint {
     const matrices = experts.flatMap(({ gate, up, down }) => [gate, up, down].map((w) => ownWeight(this.device, w)))
     for (const matrix of matrices) void matrix.address
-    const known = this.#tables.get(experts)
-    if (known) return known.address
+    const first = matrices[0]!
+    const tables = this.#tables.get(first) ?? []
+    const known = tables.find((table) => isOf(table, matrices))
+    if (known) return known.memory.address
     const shape = String(experts[0]!.gate.shape)
     const other = experts.findIndex(({ gate }) => String(gate.shape) !== shape)
     if (other >= 0)
@@ -42,13 +50,17 @@ export class ExpertTables {
     }
     const memory = this.device.allocate(bytes.byteLength)
     upload(this.device.stream, memory, bytes)
-    this.#tables.set(experts, memory)
-    matrices[0]!.onDispose(() => {
-      this.#tables.delete(experts)
+    this.#tables.set(first, [...tables, { matrices, memory }])
+    first.onDispose(() => {
+      this.#tables.delete(first)
       this.device.free(memory)
     })
     return memory.address
   }
+}
+
+function isOf({ matrices }: Table, others: readonly CudaWeight[]): boolean {
+  return matrices.length === others.length && matrices.every((matrix, i) => matrix === others[i])
 }
 
 /** Queues out[r] += Σ_c weights[r, c] · expert(ids[r, c])(x[r]), choices in their order. */

@@ -70,18 +70,23 @@ export class FastAttention {
     let found = this.#plans.get(key)
     this.#plans.delete(key)
     if (!found) {
-      const [oldest] = this.#plans
-      if (oldest && this.#plans.size >= MOST_PLANS) {
-        this.#plans.delete(oldest[0])
-        // A captured step goes on using its plan's work memory.
-        if (!oldest[1].captured) device.free(oldest[1].plan)
-      }
+      // A capture's first pass makes the plans that its second records: none may go in between.
+      if (device.mode === 'run') this.#dropOldest()
       const whole = { ...shape, dtype: 'bf16', outDtype: 'f32', pageSize } as const
       found = { plan: device.own(planDecode(device.library, device.stream, whole)), id: ++this.#made, captured: false }
     }
     if (device.mode === 'capture') found.captured = true
     this.#plans.set(key, found)
     return found
+  }
+
+  #dropOldest(): void {
+    for (const [key, { plan, captured }] of this.#plans) {
+      if (this.#plans.size < MOST_PLANS) return
+      this.#plans.delete(key)
+      // A captured step goes on using its plan's work memory.
+      if (!captured) this.device.free(plan)
+    }
   }
 }
 

@@ -27,6 +27,7 @@ export function captureStep(device: BackendDevice, record: () => void): StepGrap
     },
     dispose() {
       if (graph.disposed) return
+      device.eager('Disposing of a captured step')
       device.stream.synchronize() // a replay may still run
       device.free(graph)
     },

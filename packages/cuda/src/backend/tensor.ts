@@ -53,8 +53,8 @@ export class CudaTensor<D extends DType = DType> implements Tensor<D> {
 
   dispose(): void {
     if (this.#disposed) return
-    this.#disposed = true
     if (!this.#parent) this.device.free(this.memory)
+    this.#disposed = true
   }
 }
 

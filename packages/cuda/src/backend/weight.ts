@@ -38,7 +38,13 @@ export class CudaWeight implements Weight {
       upload(device.stream, memory, bytes)
       return new CudaWeight(device, source.shape, dtype, memory)
     }
-    const raw = device.allocate(bytes.length)
+    let raw: DeviceMemory
+    try {
+      raw = device.allocate(bytes.length)
+    } catch (error) {
+      device.free(memory) // a caller that goes on with less must not pay for this one
+      throw error
+    }
     upload(device.stream, raw, bytes)
     device.run('mla_convert', MlaConvertParams, [Math.ceil(size / 1024), 1], {
       source: raw.address,
