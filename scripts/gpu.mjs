@@ -1,12 +1,13 @@
 // Checks the CUDA package on this machine's device. `--bundle`: writes what a machine without network needs into .gpu instead:
 // one script, koffi, the compiled kernels and Node itself (from npm), to be run there with `sh .gpu/run.sh`. The models are found in
-// the repository around it; `--models` copies them into the bundle, for a machine without the repository.
+// the repository around it; `--models` copies them into the bundle, for a machine without the repository. A fresh clone installs first.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { build } from 'tsup'
-import { root } from './setup.mjs'
+import { install, root } from './setup.mjs'
 
+install()
+const { build } = await import('tsup')
 const target = join(root, '.gpu')
 
 /** Node itself, compressed: made once, remove `.gpu/node.xz` for a newer one. */
@@ -53,9 +54,12 @@ if (process.argv.includes('--models')) {
 }
 const koffi = realpathSync(join(cuda, 'node_modules/koffi'))
 const modules = join(target, 'node_modules')
-for (const name of ['koffi', '@koromix/koffi-linux-x64']) {
+/** koffi's native half: the bundle is for Linux on x64, whatever made it. */
+const native = `@koromix/koffi-${bundle ? 'linux-x64' : `${process.platform}-${process.arch}`}`
+for (const name of ['koffi', native]) {
   rmSync(join(modules, name), { recursive: true, force: true })
   const source = name === 'koffi' ? koffi : join(dirname(koffi), name)
+  if (!existsSync(source)) throw new Error(`${name} is not installed: use a machine of that platform.`)
   cpSync(realpathSync(source), join(modules, name), { recursive: true, dereference: true })
 }
 if (bundle) {

@@ -1,10 +1,20 @@
 // Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too.
-import { Context, KernelLibrary, Stream } from '../src/index'
+import { Context, CudaUnavailableError, KernelLibrary, Stream } from '../src/index'
 import { closeBackends } from './backend'
 import { cases } from './cases'
 import type { Machine } from './machine'
 
-const context = new Context({ device: Number(process.env.FLASHMLA_DEVICE ?? 0) })
+function open(): Context {
+  try {
+    return new Context({ device: Number(process.env.FLASHMLA_DEVICE ?? 0) })
+  } catch (error) {
+    if (!(error instanceof CudaUnavailableError)) throw error
+    console.error(error.message)
+    process.exit(1)
+  }
+}
+
+const context = open()
 const { device, driver } = context
 console.log(`${device.name}, ${device.multiprocessors} SMs, CUDA ${driver.version}, Node ${process.version}`)
 const stream = new Stream(context)
