@@ -95,6 +95,7 @@ test('a step that leaves the cache is refused before anything is launched', asyn
   batch.update(step)
   expect(launched(attend).length).toBe(1)
   expect(() => backend.batch({ ...capacity, maxBlocks: 0 })).toThrow(/maxBlocks is 0/)
+  expect(() => backend.batch({ ...capacity, maxBlocks: 2 ** 30 })).toThrow(/4 by 1073741824 entries is too large/)
 })
 
 test('a row too wide for shared memory is unsupported', async () => {

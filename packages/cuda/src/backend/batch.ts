@@ -5,6 +5,9 @@ import type { DeviceMemory } from '../driver/memory'
 import type { CudaCache } from './cache'
 import type { BackendDevice } from './device'
 
+/** 1 GiB of block ids. */
+const MOST_ENTRIES = 2 ** 28
+
 /** Host values and their copy on the device: only the stretch that changed is uploaded. */
 class Mirror {
   readonly memory: DeviceMemory
@@ -77,6 +80,11 @@ export class CudaBatch implements PagedBatch {
       if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
       throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number ≥ 1.')
     }
+    if (maxSequences * maxBlocks > MOST_ENTRIES)
+      throw new InvalidArgumentError(
+        `A block table of ${maxSequences} by ${maxBlocks} entries is too large.`,
+        `Give at most ${MOST_ENTRIES} entries: maxBlocks is the pages of the longest sequence.`,
+      )
     const made: Mirror[] = []
     const mirror = (size: number) => {
       const one = new Mirror(device, size)

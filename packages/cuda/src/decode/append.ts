@@ -34,6 +34,11 @@ export function append(library: KernelLibrary, stream: Stream, tensors: AppendTe
   const { latent, latentDtype, n, norm, rotary, slots, cache, format, pageSize } = tensors
   if (!Number.isInteger(n) || n < 0 || !Number.isInteger(pageSize) || pageSize < 1)
     throw new InvalidArgumentError(`n is ${n} and pageSize ${pageSize}.`, 'Give n ≥ 0 rows and pages of 1 or more.')
+  if (!(format in BYTES_PER_TOKEN) || !['f32', 'bf16'].includes(latentDtype) || !Number.isFinite(norm?.eps ?? 0))
+    throw new InvalidArgumentError(
+      `Rows of ${latentDtype} can't be appended as ${format}${norm ? ` with eps ${norm.eps}` : ''}.`,
+      `Take f32 or bf16 rows, a format of ${Object.keys(BYTES_PER_TOKEN).join(', ')}, and a finite eps.`,
+    )
   const needs: [string, DeviceMemory | undefined, number][] = [
     ['latent', latent, n * QK_WIDTH * (latentDtype === 'f32' ? 4 : 2)],
     ['norm.weight', norm?.weight, VALUE_WIDTH * 4],

@@ -110,6 +110,10 @@ test.each([
   { sQ: -1 },
   { pageSize: 2 ** 31 },
   { kvRowStride: 575 },
+  { kvRowStride: Number.NaN },
+  { kvPageStride: 64 * 576 + 0.5 },
+  { dtype: 'f32' as 'f16' },
+  { outDtype: 'f64' as 'f32' },
   { kvPageStride: 64 },
   { totalQueries: 129 },
 ])('the shape %j is refused', (overrides) => {

@@ -29,6 +29,12 @@ export interface DecodeShape {
 export function checkShape(shape: DecodeShape): void {
   const { batch, sQ, hQ, pageSize, totalQueries = batch * sQ } = shape
   const { kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
+  const { dtype, outDtype = dtype } = shape
+  if (!['bf16', 'f16'].includes(dtype) || !['bf16', 'f16', 'f32'].includes(outDtype))
+    throw new InvalidArgumentError(
+      `The decode of ${dtype} to ${outDtype} is not known.`,
+      'Take bf16 or f16, for the output f32 too.',
+    )
   for (const [name, value] of Object.entries({ batch, sQ, hQ, pageSize })) {
     if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
     throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number from 1 on.')
@@ -38,7 +44,8 @@ export function checkShape(shape: DecodeShape): void {
       `totalQueries is ${totalQueries} for ${batch} sequences of at most ${sQ} rows.`,
       'Give the last entry of queryStart, and as sQ the largest number of rows of a sequence.',
     )
-  if (kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
+  const strides = Number.isSafeInteger(kvRowStride) && Number.isSafeInteger(kvPageStride)
+  if (!strides || kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
     throw new InvalidArgumentError(
       `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row overlap for pages of ${pageSize}.`,
       `Give a row stride of ${QK_WIDTH} or more elements, and pages of pageSize rows.`,

@@ -105,4 +105,6 @@ test('the memory is freed once, also when only some of it could be had', () => {
   expect(make).toThrow(/CUDA_ERROR_OUT_OF_MEMORY/)
   expect([api.memory.size, context.held.size]).toEqual([0, held])
   expect(() => setUp({ maxBlocks: 0 }).make()).toThrow('maxBlocks is 0')
+  expect(() => setUp({ maxBlocks: 2 ** 30 }).make()).toThrow(/block table of 3 by 1073741824 entries is too large/)
+  expect(() => setUp({ totalQueries: Number.NaN }).make()).toThrow('totalQueries is NaN')
 })

@@ -123,12 +123,23 @@ export class DecodeTables extends Resource {
   }
 }
 
+/** 1 GiB of block ids. */
+const MOST_ENTRIES = 2 ** 28
+
 function checkCapacity(capacity: TableCapacity): void {
   for (const name of ['batch', 'maxBlocks', 'numBlocks', 'pageSize', 'sQ'] as const) {
     const value = capacity[name]
     if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
     throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number from 1 on.')
   }
+  const { batch, maxBlocks, totalQueries = 0 } = capacity
+  if (batch * maxBlocks > MOST_ENTRIES)
+    throw new InvalidArgumentError(
+      `A block table of ${batch} by ${maxBlocks} entries is too large.`,
+      `Give at most ${MOST_ENTRIES} entries: maxBlocks is the pages of the longest sequence.`,
+    )
+  if (!Number.isInteger(totalQueries) || totalQueries < 0 || totalQueries >= 2 ** 31)
+    throw new InvalidArgumentError(`totalQueries is ${totalQueries}.`, 'Give the whole number of the plan.')
 }
 
 function checkStep(capacity: TableCapacity, step: TableStep): void {
