@@ -92,7 +92,17 @@ function describe(recorded = [], only = '') {
   return modules.flatMap(({ module, source, target, flags, kernels }) => {
     if (!source.includes(only)) return recorded.filter((kernel) => kernel.module === module)
     const sourceSha256 = hash(source, flags)
-    return kernels.map((kernel) => ({ module, target, source: `kernels/${source}`, sourceSha256, ...kernel }))
+    const moduleSha256 = createHash('sha256')
+      .update(readFileSync(join(output, module)))
+      .digest('hex')
+    return kernels.map((kernel) => ({
+      module,
+      moduleSha256,
+      target,
+      source: `kernels/${source}`,
+      sourceSha256,
+      ...kernel,
+    }))
   })
 }
 
@@ -101,7 +111,7 @@ if (process.argv.includes('--check')) {
   const missing = modules.map(({ module }) => module).filter((module) => !existsSync(join(output, module)))
   if (missing.length > 0 || JSON.stringify(recorded.kernels) !== JSON.stringify(describe())) {
     console.error(
-      `The compiled kernels don't match their sources${missing.length ? ` (missing: ${missing.join(', ')})` : ''}.`,
+      `The compiled kernels don't match their manifest and sources${missing.length ? ` (missing: ${missing.join(', ')})` : ''}.`,
     )
     console.error('Run `node kernels/build.mjs` with nvcc 13.0 and commit packages/cuda/cubin.')
     process.exit(1)

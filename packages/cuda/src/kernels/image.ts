@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { UnsupportedError } from '@flashmla/spec'
@@ -6,11 +7,11 @@ const ELF = Buffer.of(0x7f, 0x45, 0x4c, 0x46)
 const ELF_HEADER_BYTES = 64
 
 /**
- * Reads a module's compiled code, and sees to it that the driver gets all of it: a copy that was cut short, or a pointer file of
- * a version control system, would fail there with a status that says little.
+ * Reads a module's compiled code, and sees to it that the driver gets all of it as it was built: a copy that was cut short, or a
+ * pointer file of a version control system, would fail there with a status that says little.
  * @throws UnsupportedError naming the file and what is wrong with it
  */
-export function readImage(directory: string, name: string, symbols: readonly string[]): Uint8Array {
+export function readImage(directory: string, name: string, symbols: readonly string[], sha256: string): Uint8Array {
   const path = join(directory, name)
   let bytes: Buffer
   try {
@@ -23,6 +24,8 @@ export function readImage(directory: string, name: string, symbols: readonly str
   if (fault) throw unusable(path, fault)
   const missing = symbols.find((symbol) => !bytes.includes(text ? `.entry ${symbol}(` : `\0${symbol}\0`))
   if (missing) throw unusable(path, `the manifest's kernel ${missing} is not in it`)
+  if (createHash('sha256').update(bytes).digest('hex') !== sha256)
+    throw unusable(path, 'its bytes are not those that were built')
   return bytes
 }
 

@@ -30,11 +30,11 @@ function open(folder: string, computeCapability: [number, number] = [9, 0]) {
 
 test('every module of the manifest is whole, with all of its kernels', () => {
   const { kernels } = readManifest(shipped)
-  const modules = new Set(kernels.map(({ module }) => module))
+  const modules = new Map(kernels.map(({ module, moduleSha256 }) => [module, moduleSha256]))
   expect(modules.size).toBeGreaterThanOrEqual(6)
-  for (const name of modules) {
+  for (const [name, sha256] of modules) {
     const symbols = kernels.filter(({ module }) => module === name).map(({ symbol }) => symbol)
-    expect(readImage(shipped, name, symbols).length).toBeGreaterThan(4096)
+    expect(readImage(shipped, name, symbols, sha256).length).toBeGreaterThan(4096)
   }
 })
 
@@ -79,6 +79,17 @@ test.each<[string, string, (folder: string) => void, RegExp]>([
     'mla_append',
     (folder) => cpSync(join(folder, 'mla_model.cubin'), join(folder, 'mla_append.cubin')),
     /the manifest's kernel mla_append is not in it/,
+  ],
+  [
+    'one with a byte changed',
+    'mla_append',
+    (folder) => {
+      const file = join(folder, 'mla_append.cubin')
+      const bytes = readFileSync(file)
+      bytes[8_000]! ^= 1
+      writeFileSync(file, bytes)
+    },
+    /mla_append\.cubin can't be used: its bytes are not those that were built/,
   ],
 ])('%s is refused before the driver sees it', (_, symbol, damage, message) => {
   const { api, context, library } = open(damagedCopy(damage))

@@ -10,6 +10,8 @@ import { readImage } from './image'
 /** One compiled kernel, as `cubin/manifest.json` describes it. */
 export interface KernelEntry {
   readonly module: string
+  /** Of the module's file. */
+  readonly moduleSha256: string
   /** `sm_90a`: machine code for Hopper; `compute_80`: PTX for Ampere and later. */
   readonly target: 'sm_90a' | 'compute_80'
   readonly symbol: string
@@ -62,6 +64,7 @@ function isEntry(entry: Partial<KernelEntry> | null): boolean {
   const whole = (value: unknown, least: number) => Number.isInteger(value) && (value as number) >= least
   return (
     typeof entry?.module === 'string' &&
+    typeof entry.moduleSha256 === 'string' &&
     typeof entry.symbol === 'string' &&
     (entry.target === 'sm_90a' || entry.target === 'compute_80') &&
     whole(entry.threads, 1) &&
@@ -121,13 +124,13 @@ export class KernelLibrary extends Resource {
   /**
    * `sharedBytes` of dynamic shared memory, where a shape asks for more than the manifest says; a larger one replaces the one before.
    * @throws UnsupportedError when the device has no such kernel or too little shared memory for it, or when its compiled code is
-   * missing or cut short; CudaError, DisposedError
+   * missing or not as it was built; CudaError, DisposedError
    */
   kernel(symbol: string, sharedBytes = this.entry(symbol).sharedBytes): Kernel {
     this.alive()
     let kernel = this.#kernels.get(symbol)
     if (kernel && kernel.sharedBytes >= sharedBytes) return kernel
-    const { module: name } = this.entry(symbol)
+    const { module: name, moduleSha256 } = this.entry(symbol)
     const { ordinal, sharedBytesPerBlock } = this.context.device
     if (sharedBytes > sharedBytesPerBlock) {
       throw new UnsupportedError(
@@ -138,7 +141,7 @@ export class KernelLibrary extends Resource {
     let module = this.#modules.get(name)
     if (!module) {
       const symbols = this.#manifest.kernels.filter((entry) => entry.module === name).map((entry) => entry.symbol)
-      module = new Module(this.context, name, readImage(this.#directory, name, symbols))
+      module = new Module(this.context, name, readImage(this.#directory, name, symbols, moduleSha256))
       this.#modules.set(name, module)
     }
     kernel = module.kernel(symbol, sharedBytes)
