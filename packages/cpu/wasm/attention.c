@@ -2,7 +2,7 @@
 //
 // 1. A work item is a group of one sequence's query rows (queries × heads, which share the keys) and one split of its
 //    tokens. Splits depend on lengths alone, and a row's sums on neither its group nor its neighbours, so results don't
-//    depend on the number of threads. The last sequences are cut into small groups, so that all threads end together.
+//    depend on the number of threads.
 // 2. Tokens come in tiles of 64: used where they lie in a float32 cache, else decoded once a tile.
 // 3. Scores: 1 KiB of keys (4 tokens × 64 columns) at a time against all rows of the group, two rows at a time: eight
 //    sums of four lanes, which wait in memory between blocks. The prefetcher fetches the next block meanwhile.
@@ -13,7 +13,7 @@
 #include "cache.h"
 #include "command.h"
 
-enum { TILE = 64, LEAST_SPLIT = 256, BLOCK = 64, TOKENS = 4, MAX_GROUP = 64, LEAST_GROUP = 4 };
+enum { TILE = 64, LEAST_SPLIT = 256, BLOCK = 64, TOKENS = 4, MAX_GROUP = 64 };
 
 typedef struct {
   const Cache* cache;
@@ -22,15 +22,14 @@ typedef struct {
   float scale;
   float *out, *lse, *partial, *partialMl;
   const float* q;
-  u32 group;  // rows of a work item, of sequences before `fine`
-  u32 fine;
+  u32 group;  // rows of a work item
 } Plan;
 
 static Plan planOf(Command* c) {
   Plan p = {.out = PTR(float, 0), .lse = PTR(float, 1), .q = PTR(float, 2), .cache = PTR(Cache, 3),
             .starts = PTR(i32, 4), .lengths = PTR(i32, 5), .table = PTR(i32, 6), .stride = c->a[7], .b = c->a[8],
             .h = c->a[9], .scale = argFloat(c, 10), .partial = PTR(float, 11), .partialMl = PTR(float, 12),
-            .group = c->a[13], .fine = c->a[14]};
+            .group = c->a[13]};
   return p;
 }
 
@@ -225,14 +224,13 @@ void runAttend(Command* c, u8* scratch) {
     u32 item = t, partial = 0;
     for (u32 s = 0; s < p.b; s++) {
       u32 rows = (p.starts[s + 1] - p.starts[s]) * p.h, length = p.lengths[s];
-      u32 splits = splitsOf(length, rows), group = s < p.fine ? p.group : LEAST_GROUP;
-      u32 groups = (rows + group - 1) / group;
+      u32 splits = splitsOf(length, rows), groups = (rows + p.group - 1) / p.group;
       if (item >= splits * groups) {
         item -= splits * groups;
         if (splits > 1) partial += rows * splits;
         continue;
       }
-      u32 split = item % splits, from = item / splits * group, to = from + group < rows ? from + group : rows;
+      u32 split = item % splits, from = item / splits * p.group, to = from + p.group < rows ? from + p.group : rows;
       u32 size = splitLength(length, rows), first = split * size, last = first + size < length ? first + size : length;
       float max[MAX_GROUP], sum[MAX_GROUP];
       u32 at = splits > 1 ? partial + split * rows + from : p.starts[s] * p.h + from;

@@ -21,15 +21,12 @@ export function splitsOf(length: number, rows: number): number {
   return Math.ceil(length / size)
 }
 
-/**
- * Work items of a step: splits times groups of rows, of LEAST_GROUP rows from sequence `fine` on. Groups share the keys
- * that they read, and nothing else.
- */
-function itemsOf(batch: FastBatch, h: number, group: number, fine: number): number {
+/** Work items of a step: splits times groups of rows. Groups share the keys that they read, and nothing else. */
+function itemsOf(batch: FastBatch, h: number, group: number): number {
   let items = 0
   for (let s = 0; s < batch.b; s++) {
     const rows = (batch.queryStart(s + 1) - batch.queryStart(s)) * h
-    items += splitsOf(batch.seqLen(s), rows) * Math.ceil(rows / (s < fine ? group : LEAST_GROUP))
+    items += splitsOf(batch.seqLen(s), rows) * Math.ceil(rows / group)
   }
   return items
 }
@@ -56,12 +53,10 @@ export function recordAttention(
     work += batch.seqLen(s) * rows * width
   }
   let group = MAX_GROUP
-  // The last sequences, one a thread, are cut finely.
-  const fine = pool.threads > 1 ? Math.max(0, batch.b - pool.threads) : batch.b
-  let items = itemsOf(batch, h, group, fine)
+  let items = itemsOf(batch, h, group)
   while (group > LEAST_GROUP && items < pool.threads * ITEMS_PER_THREAD && pool.threads > 1) {
     group /= 2
-    items = itemsOf(batch, h, group, fine)
+    items = itemsOf(batch, h, group)
   }
   if (items === 0) return
   const { heap, commands } = pool
@@ -84,7 +79,6 @@ export function recordAttention(
       .int(11, sums)
       .int(12, states)
       .int(13, group)
-      .int(14, fine)
       .writes(out.address, out.bytes)
       .writes(lse.address, lse.bytes)
     if (op === Op.attend) {
