@@ -19,7 +19,7 @@ export interface KernelEntry {
   /** Dynamic shared memory of a block, in bytes. */
   readonly sharedBytes: number
   readonly cluster: number
-  /** Query rows of a cluster; decode kernels only. */
+  /** Query rows of a block; decode kernels only. */
   readonly tileRows?: number
 }
 

@@ -1,40 +1,12 @@
-import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { testStructsOfHeader } from '../testing/c-header'
 import * as params from './params'
 import { Struct } from './struct'
 
-const header = readFileSync(new URL('../../../../kernels/include/flashmla_params.h', import.meta.url), 'utf8')
-const TYPES = { int64_t: 'i64', int32_t: 'i32', float: 'f32' } as const
-
-/** Fields of a C struct as the header writes them, with the offset that its comment claims. */
-function parse(name: string) {
-  const body = new RegExp(`struct ${name} \\{([^}]*)\\}`).exec(header)![1]!
-  return [...body.matchAll(/^ {2}(?:const )?(\w+)(\*?) (\w+);\s*\/\/\s*(\d+)/gm)].map(
-    ([, type, star, field, offset]) => ({
-      field: field!,
-      type: star ? 'ptr' : TYPES[type as keyof typeof TYPES],
-      offset: Number(offset),
-    }),
-  )
-}
-
 const structs = Object.values(params).filter((value) => value instanceof Struct)
+const header = testStructsOfHeader('flashmla_params.h', structs)
 
-test.each(structs.map((struct) => [struct.name, struct] as const))('%s is the struct of the header', (name, struct) => {
-  const expected = parse(name)
-  expect(expected.length).toBeGreaterThan(3)
-  const actual = Object.entries(struct.fields).map(([field, type]) => ({
-    field,
-    type,
-    offset: (struct.offsets as Map<string, number>).get(field),
-  }))
-  expect(actual).toEqual(expected)
-  expect(header).toContain(`static_assert(sizeof(${name}) == ${struct.bytes},`)
-})
-
-test('every struct that a kernel takes is mirrored, and the enumerations agree', () => {
-  const names = [...header.matchAll(/^struct (\w+Params) /gm)].map((match) => match[1])
-  expect(structs.map(({ name }) => name).sort()).toEqual(names.sort())
+test('sizes and enumerations agree with the header', () => {
   expect(header).toContain(`sizeof(MlaSplit) == ${params.SPLIT_BYTES},`)
   expect(header).toContain('FLASHMLA_BF16 = 0, FLASHMLA_F16 = 1, FLASHMLA_F32 = 2')
   expect(header).toContain('FLASHMLA_ROWS_BF16 = 0, FLASHMLA_ROWS_F16 = 1, FLASHMLA_FP8_656 = 2')
