@@ -25,6 +25,9 @@ const flags = [
   '-mbulk-memory',
   '-fno-math-errno',
   '-ffp-contract=off',
+  // Strength reduction would hide from the compiler that addresses differ by constants, which a load takes for nothing.
+  '-mllvm',
+  '-disable-lsr',
 ]
 const link = [
   '--no-entry',

@@ -1,10 +1,18 @@
 #include "cache.h"
 #include "command.h"
 
-static void decodeBf16(const u16* x, float* out, u32 n) {
-  u32 k = 0;
-  for (; k + 4 <= n; k += 4) STORE(out + k, wasm_i32x4_shl(wasm_u32x4_load16x4(x + k), 16));
-  for (; k < n; k++) out[k] = bf16(x[k]);
+void decodeBf16(const u16* x, float* out, u32 n) {
+  const f4 zero = zero4();
+  const u16* end = x + n;
+  for (const u16* whole = x + n / 32 * 32; x != whole; x += 32, out += 32) {
+    f4 words[4];
+    _Pragma("clang loop unroll(full)") for (int k = 0; k < 4; k++) words[k] = F4(x + 8 * k);
+    _Pragma("clang loop unroll(full)") for (int k = 0; k < 4; k++) {
+      STORE(out + 8 * k, wasm_i16x8_shuffle(zero, words[k], 0, 8, 1, 9, 2, 10, 3, 11));
+      STORE(out + 8 * k + 4, wasm_i16x8_shuffle(zero, words[k], 4, 12, 5, 13, 6, 14, 7, 15));
+    }
+  }
+  for (; x != end; x++, out++) *out = bf16(*x);
 }
 
 // An e4m3 byte's magnitude, moved to a float32's exponent and mantissa, is the value times 2^−120, subnormals included.

@@ -17,3 +17,6 @@ INLINE u8* pageOf(const Cache* c, u32 block) { return (u8*)(c->data + block * c-
 
 // The row as float32: in place where the cache is float32, else decoded to `scratch`.
 const float* cacheRow(const Cache* c, u32 block, u32 slot, float* scratch);
+
+// n columns to float32.
+void decodeBf16(const u16* x, float* out, u32 n);

@@ -48,12 +48,13 @@ INLINE u16 toBf16(float x) {
 }
 
 // e^x to about 2 ulp: x = n ln 2 + r, a degree-6 polynomial in r (Cephes expf). Below −87.3 it is 0, so e^−∞ = 0.
+// Adding 1.5 · 2^23 rounds to an integer n, whose bits are then the last of the sum's.
 INLINE f4 exp4(f4 x) {
-  f4 tiny = wasm_f32x4_lt(x, wasm_f32x4_const_splat(-87.3f));
-  x = wasm_f32x4_min(x, wasm_f32x4_const_splat(88.37f));
-  f4 n = wasm_f32x4_nearest(MUL(x, wasm_f32x4_const_splat(1.44269504f)));
-  f4 r = wasm_f32x4_sub(x, MUL(n, wasm_f32x4_const_splat(0.693359375f)));
-  r = wasm_f32x4_sub(r, MUL(n, wasm_f32x4_const_splat(-2.12194440e-4f)));
+  f4 tiny = wasm_f32x4_lt(x, wasm_f32x4_const_splat(-87.3f)), round = wasm_f32x4_const_splat(0x1.8p23f);
+  x = wasm_f32x4_pmin(x, wasm_f32x4_const_splat(88.37f));
+  f4 sum = MADD(x, wasm_f32x4_const_splat(1.44269504f), round), n = wasm_f32x4_sub(sum, round);
+  f4 r = MADD(n, wasm_f32x4_const_splat(-0.693359375f), x);
+  r = MADD(n, wasm_f32x4_const_splat(2.12194440e-4f), r);
   f4 p = wasm_f32x4_const_splat(1.9875691500e-4f);
   p = MADD(p, r, wasm_f32x4_const_splat(1.3981999507e-3f));
   p = MADD(p, r, wasm_f32x4_const_splat(8.3334519073e-3f));
@@ -61,7 +62,7 @@ INLINE f4 exp4(f4 x) {
   p = MADD(p, r, wasm_f32x4_const_splat(1.6666665459e-1f));
   p = MADD(p, r, wasm_f32x4_const_splat(5.0000001201e-1f));
   p = ADD(MADD(MUL(r, r), p, r), wasm_f32x4_const_splat(1));
-  f4 power = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n), wasm_i32x4_const_splat(127)), 23);
+  f4 power = wasm_i32x4_add(wasm_i32x4_shl(sum, 23), wasm_i32x4_const_splat(127 << 23));
   return wasm_v128_andnot(MUL(p, power), tiny);
 }
 

@@ -5,8 +5,8 @@ import type { ThreadPool } from './pool'
 import type { FastTensor } from './tensor'
 import type { FastWeight } from './weight'
 
-/** Of wasm/attention.c: tokens of a tile, least tokens of a split, most rows of a work item. */
-const TILE = 64
+/** Of wasm/attention.c: a split is a multiple of so many tokens, the least tokens of one, most rows of a work item. */
+const SPLIT_STEP = 64
 const LEAST_SPLIT = 256
 const MAX_GROUP = 64
 /** Rows of a work item below which reading the keys costs more than multiplying them. */
@@ -17,7 +17,7 @@ const ITEMS_PER_THREAD = 4
 /** Splits of a sequence's tokens, by its length and query rows alone: wasm/attention.c's `splitsOf`. */
 export function splitsOf(length: number, rows: number): number {
   if (length === 0 || rows > 256) return 1
-  const size = Math.max(LEAST_SPLIT, Math.ceil(Math.ceil(length / 64) / TILE) * TILE)
+  const size = Math.max(LEAST_SPLIT, Math.ceil(Math.ceil(length / 64) / SPLIT_STEP) * SPLIT_STEP)
   return Math.ceil(length / size)
 }
 
@@ -79,6 +79,7 @@ export function recordAttention(
       .int(11, sums)
       .int(12, states)
       .int(13, group)
+      .int(14, pool.threads)
       .writes(out.address, out.bytes)
       .writes(lse.address, lse.bytes)
     if (op === Op.attend) {

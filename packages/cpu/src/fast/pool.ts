@@ -34,7 +34,7 @@ const Sync = {
 } as const
 /** Host data that recorded copies still have to read. */
 const STAGING_BYTES = 1 << 18
-/** Eight unpacked weight rows, or a tile of 16 decoded cache rows. */
+/** Eight unpacked weight rows, or two tiles of decoded cache rows with their scores. */
 const SCRATCH_FLOATS = 8 * 32768
 export const maxWeightColumns = 32768
 
