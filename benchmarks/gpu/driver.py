@@ -49,13 +49,13 @@ class TensorMap:
         self.address = (C.addressof(self.raw) + 63) & ~63
 
 
-def tensor_map(dtype, address, dims, strides, box):
+def tensor_map(dtype, address, dims, strides, box, promotion=3):
     m = TensorMap()
     n = len(dims)
     u64, u32 = C.c_uint64 * n, C.c_uint32 * n
     code = 9 if dtype == torch.bfloat16 else 6
     check(cuda.cuTensorMapEncodeTiled(C.c_void_p(m.address), code, n, C.c_void_p(address), u64(*dims),
-                                      (C.c_uint64 * max(1, n - 1))(*strides), u32(*box), u32(*([1] * n)), 0, 3, 3, 0),
+                                      (C.c_uint64 * max(1, n - 1))(*strides), u32(*box), u32(*([1] * n)), 0, 3, promotion, 0),
           f'cuTensorMapEncodeTiled {dims} {strides} {box}')
     return m
 
@@ -145,14 +145,16 @@ class Decode:
                                    int(by_tile), self.splits.data_ptr())
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
-        self.combine_grid = (entries, group_rows, 2) if entries * group_rows <= 1024 else (entries, -(-group_rows // 4), 1)
+        narrow = entries * group_rows <= 512
+        blocks = min(-(-group_rows // 4), -(-2 * sms // entries))
+        self.combine_grid = (entries, group_rows, 2) if narrow else (entries, blocks, 1)
         self.args = [self.params]
         if not portable:
-            self.q_map = tensor_map(q.dtype, q.data_ptr(), (576, t * h_q), (1152,), (64, 64))
+            self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, 64, 9))
             def kv_map(tiles):
                 return self.q_map if variant == 'gather' else tensor_map(
                     q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
-                    (64, min(page, 64), tiles, 1))
+                    (64, min(page, 64), tiles, 1), 2 if group > 1 else 3)
             self.args += [self.q_map, kv_map(2), kv_map(1)]
 
     def __call__(self):

@@ -1,7 +1,8 @@
 // Merges the partial results of split row tiles: out = sum_i 2^(lse_i - lse) out_i, lse = log2 sum_i 2^lse_i.
 //
-// 1. A block of 512 threads takes four rows of one split tile group, 128 threads and four columns each a row.
+// 1. A block of 512 threads takes four rows of one split tile group, 128 threads and four columns each a row, then the next rows.
 // 2. blockIdx.x names the group's entry in p.splits; there is one for each tile group, or one for each worker, whichever is less.
+//    Most entries have nothing to merge when sequences are many, and starting a block for nothing costs: they are few.
 // 3. When that is little work (gridDim.z = 2: one row and half of the columns a block), eight groups of 64 threads share the parts.
 // 4. Parts are summed in worker order: results do not depend on timing.
 #pragma once
@@ -12,20 +13,12 @@ namespace flashmla {
 
 constexpr int kCombineRows = 4;
 
-__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  __shared__ float4 shared_acc[512];
-  __shared__ float shared_total[8];
-  const bool narrow = gridDim.z == 2;
+// Row `row` of a split tile group.
+__device__ __forceinline__ void combine_row(const MlaDecodeParams& p, const MlaSplit& split, int row, bool narrow,
+                                            float4* shared_acc, float* shared_total) {
   const int sub = threadIdx.x / (narrow ? 64 : 128);
   const int lane = narrow ? threadIdx.x % 64 + blockIdx.z * 64 : threadIdx.x % 128;  // which four columns
-  const int row = narrow ? blockIdx.y : blockIdx.y * kCombineRows + sub;
   const int member = row / p.tile_rows, tile_row = row % p.tile_rows;
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-  const MlaSplit split = p.splits[blockIdx.x];
-  if (split.splits < 2 || row >= split.rows) return;
   const int splits = split.splits;
 
   auto slot_row = [&](int i) {
@@ -101,6 +94,25 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   store_pair(p.out, out_row * 512 + lane * 4, p.out_dtype, acc.x * inv, acc.y * inv);
   store_pair(p.out, out_row * 512 + lane * 4 + 2, p.out_dtype, acc.z * inv, acc.w * inv);
   if (lane == 0) p.lse[out_row] = (max_lse + log2f(total)) * kLn2;
+}
+
+__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
+  __shared__ float4 shared_acc[512];
+  __shared__ float shared_total[8];
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  const MlaSplit split = p.splits[blockIdx.x];
+  if (split.splits < 2) return;
+  if (gridDim.z == 2) {
+    if (int(blockIdx.y) < split.rows) combine_row(p, split, blockIdx.y, true, shared_acc, shared_total);
+    return;
+  }
+#pragma unroll 1
+  for (int row = blockIdx.y * kCombineRows + threadIdx.x / 128; row < split.rows; row += gridDim.y * kCombineRows) {
+    combine_row(p, split, row, false, shared_acc, shared_total);
+  }
 }
 
 }  // namespace flashmla

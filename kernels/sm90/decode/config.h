@@ -16,31 +16,26 @@ constexpr int kTiles = kWidth / kTileCols;     // 9; tile 8 is the rotary part
 constexpr int kRopeTile = kTiles - 1;
 constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
 constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
-#ifndef MLA_REGS
-#define MLA_REGS 240
-#endif
-constexpr int kConsumerRegisters = MLA_REGS;
+constexpr int kConsumerRegisters = 240;
 constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
-
-#ifndef MLA_ORDERED
-#define MLA_ORDERED 0
-#endif
-constexpr bool kOrdered = MLA_ORDERED != 0;
 
 // Parts of a KV buffer that are freed together: [rotary], [value columns 0..255], [value columns 256..511].
 enum Region : int { kRope = 0, kLeft = 1, kRight = 2, kRegions = 3 };
 __host__ __device__ constexpr int region_first_tile(int region) { return region == kRope ? kRopeTile : region == kLeft ? 0 : 4; }
 __host__ __device__ constexpr int region_tiles(int region) { return region == kRope ? 1 : 4; }
 
-// What one copy brings and one barrier announces: two tiles, or the rotary one.
-constexpr int kUnits = 5;
-__host__ __device__ constexpr int unit_of_tile(int tile) { return tile / 2; }
-__host__ __device__ constexpr int unit_tiles(int unit) { return unit == 4 ? 1 : 2; }
-__host__ __device__ constexpr int region_first_unit(int region) { return region == kRope ? 4 : region == kLeft ? 0 : 2; }
-__host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : 2; }
+// What one copy brings and one barrier announces: a few tiles, or the rotary one.
+constexpr int kUnitTiles = 2;
+constexpr int kHalfUnits = 4 / kUnitTiles;
+constexpr int kUnits = 2 * kHalfUnits + 1;
+constexpr int kRopeUnit = kUnits - 1;
+__host__ __device__ constexpr int unit_of_tile(int tile) { return tile / kUnitTiles; }
+__host__ __device__ constexpr int unit_tiles(int unit) { return unit == kRopeUnit ? 1 : kUnitTiles; }
+__host__ __device__ constexpr int region_first_unit(int region) { return region == kRope ? kRopeUnit : region == kLeft ? 0 : kHalfUnits; }
+__host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : kHalfUnits; }
 
 // Named barriers (0 is __syncthreads).
-enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kQkIssued };
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1 };
 
 struct SharedStorage {
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers

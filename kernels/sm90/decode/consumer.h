@@ -42,7 +42,7 @@ struct Consumer {
   }
   __device__ __forceinline__ void wait_half(int buffer, int half, uint32_t par) {
 #pragma unroll
-    for (int u = 0; u < 2; ++u) wait_unit(buffer, half * 2 + u, par);
+    for (int u = 0; u < kHalfUnits; ++u) wait_unit(buffer, half * kHalfUnits + u, par);
   }
 
   // S = Q K^T of one block: the rotary tile with Q from registers, then 8 tiles as they arrive.
@@ -59,7 +59,7 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int t = buffer == 0 ? i : i ^ 4;  // as the producer loads them
-      if (t % 2 == 0) {
+      if (t % kUnitTiles == 0) {
         wait_unit(buffer, unit_of_tile(t), par);
         wgmma_fence();
       }
@@ -207,7 +207,7 @@ struct Consumer {
     const bool odd = (blocks & 1) != 0;  // a last even block without its partner
     if (wg == 0) {
       bool pending = false;  // the product with the last odd block is under way and its half not yet freed
-      auto scores = [&](bool partner) {
+      auto scores = [&] {
         // Behind that product if the next block is there; else free first, so that more loads are under way.
         if (pending && !mbarrier_test_wait(smem_address(&sh.full[0][unit_of_tile(7)]), parity[0])) {
           wgmma_wait<0>();
@@ -216,7 +216,6 @@ struct Consumer {
           pending = false;
         }
         issue_qk(s, q_rope, 0, parity[0]);
-        if (kOrdered && partner) bar_arrive(kQkIssued, 256);
         wgmma_wait<1>();
         pin(o);
         if (pending) release(sh.empty[1][kLeft]);
@@ -241,7 +240,7 @@ struct Consumer {
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
-        scores(true);
+        scores();
         if (j > 0) bar_arrive(kP1Free, 256);
         even_block(j, first_token);
         bar_sync(kP1Ready, 256);
@@ -256,7 +255,7 @@ struct Consumer {
         pending = true;
       }
       if (odd) {
-        scores(false);
+        scores();
         even_block(pairs, (seg.lo + 2 * pairs) * kBlockTokens);
       } else {
         wgmma_wait<0>();
@@ -278,7 +277,6 @@ struct Consumer {
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
-        if (kOrdered) bar_sync(kQkIssued, 256);  // the other warpgroup's scores first
         issue_qk(s, q_rope, 1, parity[1]);
         even_block(first_token);
         wgmma_wait<1>();

@@ -78,7 +78,6 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   const int64_t group_worker = worker / p.tiles_per_group;
   const int member = int(worker % p.tiles_per_group);
 
-  asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x < 32) {
     // What comes before has ended, for all of the block: it meets below. Nothing of it is read or overwritten earlier.
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -145,6 +144,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
         rows.least = min(before + first_row / p.h_q, seg.shape.seq_len);
         consumer.run(seg, rows, o, m, l);
       }
+      // Launched earlier, the combine kernel's blocks would crowd on the processors that are done first.
+      if (walk.pos >= walk.end) asm volatile("griddepcontrol.launch_dependents;");
       write_segment<T>(p, sh, seg, wg, worker, first_row, o, m, l);
     }
   }

@@ -41,7 +41,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
     if (lane == 0) {
       const uint32_t bar = smem_address(&sh.q_full);
       mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
+      tma_load_3d(smem_address(sh.q), map_q, bar, 0, int(row), 0);
     }
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
@@ -63,16 +63,17 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
       for (int i = 0; i < kRegions; ++i) {
         const int region = buffer == 0 ? region_order(0, i) : region_order(1, i);
         mbarrier_wait(smem_address(&sh.empty[buffer][region]), empty_parity[buffer]);
-        const int units = i == 0 ? 1 : 2;
+        const int units = i == 0 ? 1 : kHalfUnits;
 #pragma unroll
         for (int u = 0; u < units; ++u) {
           const int unit = region_first_unit(region) + u;
           const uint32_t bar = smem_address(&sh.full[buffer][unit]);
           if (lane == 0) mbarrier_expect_tx(bar, tile_bytes * unit_tiles(unit));
           if (pages_per_block == 1) {
-            if (lane == 0) load(unit == 4 ? map_tile : map_kv, smem_address(sh.kv[buffer][unit * 2]), bar, unit * 2, row_in_page, id);
+            const int tile = unit * kUnitTiles;
+            if (lane == 0) load(unit == kRopeUnit ? map_tile : map_kv, smem_address(sh.kv[buffer][tile]), bar, tile, row_in_page, id);
           } else {
-            for (int t = unit * 2; t < unit * 2 + unit_tiles(unit); ++t) {
+            for (int t = unit * kUnitTiles; t < unit * kUnitTiles + unit_tiles(unit); ++t) {
               for (int page = 0; page < pages; ++page) {
                 const int page_id = __shfl_sync(0xffffffffu, ids, first_page + page - id_base);
                 if (lane == 0) load(map_tile, smem_address(sh.kv[buffer][t]) + page * p.page_size * 128, bar, t, 0, page_id);
@@ -116,7 +117,7 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
       const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows;
       const uint32_t bar = smem_address(&sh.q_full);
       mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      for (int t = 0; t < kTiles; ++t) tma_load_2d(smem_address(sh.q[t]), map_q, bar, t * kTileCols, int(row));
+      tma_load_3d(smem_address(sh.q), map_q, bar, 0, int(row), 0);
     }
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     const int chunk = thread & 7, first_row = thread >> 3;  // 8 chunks of 16 bytes a row, 16 rows at a time

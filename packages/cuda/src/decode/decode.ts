@@ -206,8 +206,8 @@ export class DecodePlan extends Resource {
     const { context } = this.#stream
     const [qMap, kvMap, tileMap] = this.#maps as [Uint8Array, Uint8Array, Uint8Array]
     const rows = Math.max(totalQueries * hQ, 1)
-    const queries = { dtype, address: q.address, dims: [QK_WIDTH, rows], strides: [QK_WIDTH * 2], box: [64, 64] }
-    encodeTensorMap(context, queries, qMap)
+    const queries = { dtype, address: q.address, dims: [64, rows, QK_WIDTH / 64], strides: [QK_WIDTH * 2, 128] }
+    encodeTensorMap(context, { ...queries, box: [64, 64, QK_WIDTH / 64] }, qMap)
     if (this.symbol.endsWith('_gather')) {
       kvMap.set(qMap)
       tileMap.set(qMap)
@@ -218,7 +218,9 @@ export class DecodePlan extends Resource {
       address: kv.address,
       dims: [64, pageSize, QK_WIDTH / 64, numBlocks],
       strides: [kvRowStride * 2, 128, kvPageStride * 2],
-    }
+      // More than asked for is only worth it when no block beside reads the rest from the L2 cache.
+      l2Promotion: this.schedule.tilesPerGroup > 1 ? 128 : 256,
+    } as const
     encodeTensorMap(context, { ...pages, box: [64, Math.min(pageSize, 64), 2, 1] }, kvMap)
     encodeTensorMap(context, { ...pages, box: [64, Math.min(pageSize, 64), 1, 1] }, tileMap)
   }

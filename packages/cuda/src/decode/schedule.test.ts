@@ -46,16 +46,17 @@ test('batch 128 of 128 heads: 66 pairs of blocks side by side, merged by worker'
     tilesPerGroup: 2,
     splitByTile: false,
     decodeGrid: [132, 1],
-    combineGrid: [66, 32, 1],
+    combineGrid: [66, 4, 1],
     partialOutBytes: 2 * 132 * 64 * 512 * 4,
     partialLseBytes: 2 * 132 * 64 * 4,
     splitBytes: 66 * 32,
   })
 })
 
-test('small batches are merged by tile, a block for half a row', () => {
+test('small batches are merged by tile, a block for half a row; larger ones by two blocks a multiprocessor', () => {
   expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combineGrid: [4, 16, 2] })
-  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 4, 1] })
+  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 2, 1] })
+  expect(plan({ batch: 8 })).toMatchObject({ splitByTile: true, combineGrid: [8, 32, 1] })
 })
 
 test('the portable kernel takes 16 rows a tile and two blocks a multiprocessor', () => {
@@ -95,7 +96,15 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         // By tile only where every tile group has an entry of its own and the host knows how many there are.
         expect(found.splitByTile).toBe(!ragged && groups <= groupWorkers)
         expect(found.combineGrid[0]).toBe(found.splitByTile ? groups : groupWorkers)
-        expect(found.combineGrid[1] * (found.combineGrid[2] === 2 ? 1 : 4)).toBeGreaterThanOrEqual(groupRows)
+        // A block a row, or blocks that walk the rows, never more than there are rows for.
+        const [entries, combineBlocks, z] = found.combineGrid
+        if (z === 2) expect(combineBlocks).toBe(groupRows)
+        else
+          expect(entries * combineBlocks).toBeGreaterThanOrEqual(
+            Math.min(2 * multiprocessors, entries * Math.ceil(groupRows / 4)),
+          )
+        expect(combineBlocks).toBeGreaterThanOrEqual(1)
+        expect(combineBlocks).toBeLessThanOrEqual(groupRows)
         expect(found.splitBytes).toBe(groupWorkers * SPLIT_BYTES)
         expect(found.partialOutBytes).toBe(found.partialLseBytes * 512)
         expect(found.partialLseBytes).toBe(2 * found.workers * found.tileRows * 4)

@@ -89,7 +89,8 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const splitByTile = shape.totalQueries === undefined && groups <= groupWorkers
   const entries = splitByTile ? groups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
-  const fine = entries * groupRows <= 1024
+  const narrow = entries * groupRows <= 512
+  const combineBlocks = Math.min(Math.ceil(groupRows / 4), Math.ceil((2 * device.multiprocessors) / entries))
   return {
     workers,
     tilesPerGroup,
@@ -98,7 +99,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     tileOverhead: portable ? 1 : 2,
     splitByTile,
     decodeGrid: [workers * entry.cluster, 1],
-    combineGrid: [entries, fine ? groupRows : Math.ceil(groupRows / 4), fine ? 2 : 1],
+    combineGrid: narrow ? [entries, groupRows, 2] : [entries, combineBlocks, 1],
     partialOutBytes: 2 * workers * tileRows * VALUE_WIDTH * 4,
     partialLseBytes: 2 * workers * tileRows * 4,
     splitBytes: groupWorkers * SPLIT_BYTES,

@@ -5,7 +5,8 @@ import { bytesOf } from './driver'
 const DATA_TYPES = { f16: 6, bf16: 9 } as const
 const INTERLEAVE_NONE = 0
 const SWIZZLE_128B = 3
-const L2_PROMOTION_256B = 3
+/** CUtensorMapL2promotion by bytes. */
+const L2_PROMOTIONS = { 128: 2, 256: 3 } as const
 const OOB_FILL_ZEROS = 0
 const BYTES = 128
 const ALIGNMENT = 64
@@ -20,6 +21,8 @@ export interface TensorMapOptions {
   readonly strides: readonly (number | bigint)[]
   /** Elements that one copy brings along each dimension. */
   readonly box: readonly number[]
+  /** Bytes that the L2 cache fetches at a time; 256 without it. */
+  readonly l2Promotion?: keyof typeof L2_PROMOTIONS
 }
 
 /** Host bytes whose address is a multiple of `alignment`, in a buffer of their own. */
@@ -37,7 +40,7 @@ export function alignedBytes(context: Context, bytes: number, alignment: number)
  */
 export function encodeTensorMap(context: Context, options: TensorMapOptions, into?: Uint8Array): Uint8Array {
   const map = into ?? alignedBytes(context, BYTES, ALIGNMENT)
-  const { dtype, address, dims, strides, box } = options
+  const { dtype, address, dims, strides, box, l2Promotion = 256 } = options
   const status = context.attempt(
     'cuTensorMapEncodeTiled',
     map,
@@ -50,7 +53,7 @@ export function encodeTensorMap(context: Context, options: TensorMapOptions, int
     bytesOf(new Uint32Array(dims.length).fill(1)),
     INTERLEAVE_NONE,
     SWIZZLE_128B,
-    L2_PROMOTION_256B,
+    L2_PROMOTIONS[l2Promotion],
     OOB_FILL_ZEROS,
   )
   if (status !== 0) {
