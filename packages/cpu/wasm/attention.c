@@ -66,15 +66,31 @@ typedef struct {
   const i32* pages;
   u32 first, n, ready, column, seen;  // `ready` rows are whole, and the next one as far as `column`
   float* rows;                        // where rows are decoded
+  const float *q, *qEnd;              // queries that are to be fetched first
   const float* k[TILE];
 } Tile;
 
 static void openTile(Tile* tile, const Plan* p, u32 s, u32 first, u32 n) {
   tile->cache = p->cache, tile->pages = p->table + s * p->stride;
   tile->first = first, tile->n = n, tile->ready = 0, tile->column = 0;
+  const Cache* cache = p->cache;
+  if (cache->format != CACHE_BF16) return;
+  u32 bytes = rowBytes(cache), size = cache->pageSize;
+  for (u32 i = first; i < first + n;) {
+    u32 slot = i % size, left = first + n - i, run = size - slot < left ? size - slot : left;
+    const u8* at = pageOf(cache, tile->pages[i / size]) + slot * bytes;
+    tile->seen ^= touchPages(at, at + run * bytes, 1);
+    i += run;
+  }
 }
 
 static __attribute__((noinline)) void advancePart(Tile* tile, int needed) {
+  if (tile->q < tile->qEnd && !needed) {
+    u32 seen = tile->seen;
+    for (u32 k = 0; k < PART_BYTES / 4 && tile->q < tile->qEnd; k += 16, tile->q += 16) seen ^= asBits(*tile->q);
+    tile->seen = seen;
+    return;
+  }
   const Cache* cache = tile->cache;
   u32 i = tile->ready, token = tile->first + i, width = cache->rank + cache->rope, from = tile->column;
   u32 block = tile->pages[token / cache->pageSize], slot = token % cache->pageSize;
@@ -94,13 +110,10 @@ static __attribute__((noinline)) void advancePart(Tile* tile, int needed) {
   if (tile->column == width) tile->ready++, tile->column = 0;
 }
 
-// PART_BYTES more of the tile: decoded, or, where it is float32, fetched to the caches line by line.
+// PART_BYTES more of the queries or the tile: decoded, or, where it is float32, fetched to the caches line by line.
 INLINE void advance(Tile* tile) {
   if (tile->ready < tile->n) advancePart(tile, 0);
 }
-
-// How many of `rows` rows go together where three can: threes, without leaving a single one behind if there are more.
-INLINE u32 together(u32 rows) { return rows == 3 || rows >= 5 ? 3 : rows >= 2 ? 2 : 1; }
 
 // sums[r][t] += q[r] · k[t] over n columns for R rows and T tokens, `width` apart.
 INLINE void addScores(const int R, const int T, const float* q, const float* k, u32 width, u32 n, f4* sums) {
@@ -314,6 +327,7 @@ void runAttend(Command* c, u8* scratch) {
   for (u32 i = 0; i < 2; i++) {
     tiles[i].rows = (float*)scratch + i * TILE * width;
     tiles[i].n = tiles[i].ready = tiles[i].seen = 0;
+    tiles[i].q = tiles[i].qEnd = 0;
   }
   float* work = (float*)scratch + 2 * TILE * 1024;
   Item item, following;
@@ -333,6 +347,10 @@ void runAttend(Command* c, u8* scratch) {
       } else if (__atomic_load_n(&c->counter, __ATOMIC_RELAXED) + p.threads <= c->tasks) {
         // Only while each thread finds another: of the last items, a thread takes one when it is free.
         claimed = takeItem(c, &p, &following, next);
+        if (claimed < c->tasks) {
+          next->q = p.q + (p.starts[following.s] * p.h + following.from) * width;
+          next->qEnd = next->q + (following.to - following.from) * width;
+        }
       }
       if (tile->n > 0) attend(&p, &item, tile, next, out, max, sum, work);
       Tile* used = tile;

@@ -3,9 +3,10 @@
 #include "matrix.h"
 
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
 
 // Columns of a panel that are multiplied by all rows before the next ones are read: 1 KiB of float32 or of bf16.
-enum { BLOCK_F32 = 32, BLOCK_BF16 = 64 };
+enum { BLOCK_F32 = 32, BLOCK_BF16 = 64, BLOCK_WIDE = 64, WIDE = 24, WIDE_ROWS = 32, LEAST_WIDE = 24 };
 
 INLINE const float* xRow(const Rows* r, u32 row) {
   u32 at = r->list ? (u32)r->list[row] / r->xDivide : row;
@@ -132,10 +133,11 @@ static void unpackPanel(const u16* w, float* out, u32 n) {
   }
 }
 
-// sums[r][o] += x[r] · w[o] over n columns, R rows of x and O rows of a float32 panel.
-INLINE void addBlock(const int R, const int O, const float* const* x, const float* w, u32 n, f4* sums) {
+// sums[r][o] (+)= x[r] · w[o] over n columns, R rows of x and O rows of a float32 panel.
+INLINE void addBlock(const int R, const int O, const float* const* x, const float* w, u32 n, f4* sums, int first) {
   f4 acc[R][O];
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = F4(sums + r * PANEL + o);
+  if (first) UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+  else UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = F4(sums + r * PANEL + o);
   for (u32 k = 0; k < n; k += 4, w += 4 * PANEL) {
     f4 a[R];
     UNROLL for (int r = 0; r < R; r++) a[r] = F4(x[r] + k);
@@ -148,9 +150,9 @@ INLINE void addBlock(const int R, const int O, const float* const* x, const floa
 }
 
 // A panel against all rows of x.
-// 1. A block of the panel's columns at a time, 1 KiB as it lies in memory, against every row: while the rows after the first find
-//    the block in the nearest cache, the processor's prefetcher fetches the next one. A whole panel a row would wait for
-//    memory during the first row and leave it idle during the others.
+// 1. A block of the panel's columns at a time, 1 KiB as it lies in memory, against every row: while the rows after the
+//    first find the block in the nearest cache, the processor's prefetcher fetches the next one. A whole panel a row
+//    would wait for memory during the first row and leave it idle during the others.
 // 2. Eight sums of four lanes at a time: a wider tile would not fit the 15 registers that V8 hands out. Between blocks
 //    they wait in `scratch`, so each is added up in the order of columns, whatever the number of rows.
 static void columnsPanel(const Matrix* w, u32 j, const Rows* rows, float* scratch) {
@@ -158,7 +160,6 @@ static void columnsPanel(const Matrix* w, u32 j, const Rows* rows, float* scratc
   u32 n = w->i, count = rows->n, block = w->dtype == W_BF16 ? BLOCK_BF16 : BLOCK_F32;
   f4* sums = (f4*)(scratch + BLOCK_BF16 * PANEL);
   for (u32 r = 0; r < count; r++) x[r] = xRow(rows, r);
-  for (u32 i = 0; i < count * PANEL; i++) sums[i] = zero4();
   for (u32 k = 0; k < n; k += block) {
     u32 columns = n - k < block ? n - k : block, r = 0;
     const float* panel = (const float*)w->data + j * n + k * PANEL;
@@ -168,18 +169,75 @@ static void columnsPanel(const Matrix* w, u32 j, const Rows* rows, float* scratc
     }
     for (; r + 2 <= count; r += 2) {
       const float* pair[2] = {x[r] + k, x[r + 1] + k};
-      addBlock(2, 4, pair, panel, columns, sums + r * PANEL);
-      addBlock(2, 4, pair, panel + 16, columns, sums + r * PANEL + 4);
+      addBlock(2, 4, pair, panel, columns, sums + r * PANEL, k == 0);
+      addBlock(2, 4, pair, panel + 16, columns, sums + r * PANEL + 4, k == 0);
     }
     if (r < count) {
       const float* last[1] = {x[r] + k};
-      addBlock(1, 8, last, panel, columns, sums + r * PANEL);
+      addBlock(1, 8, last, panel, columns, sums + r * PANEL, k == 0);
     }
   }
   for (u32 r = 0; r < count; r++, sums += PANEL) {
     float* out = outRow(rows, r) + j;
     STORE(out, sum4x4(sums[0], sums[1], sums[2], sums[3]));
     STORE(out + 4, sum4x4(sums[4], sums[5], sums[6], sums[7]));
+  }
+}
+
+// sums[r][o] (+)= x[r] · w[o] over n columns, R rows of x and O of the WIDE rows of weights.
+INLINE void addWide(const int R, const int O, const float* const* x, u32 k, const float* w, u32 n, f4* sums, int first) {
+  f4 acc[R][O];
+  const float* at[R];
+  UNROLL for (int r = 0; r < R; r++) at[r] = x[r] + k;
+  if (first) UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = zero4();
+  else UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) acc[r][o] = F4(sums + r * WIDE + o);
+  ROLLED for (const float* end = at[0] + n; at[0] != end; w += 4 * WIDE) {
+    f4 a[R];
+    UNROLL for (int r = 0; r < R; r++) a[r] = F4(at[r]), at[r] += 4;
+    UNROLL for (int o = 0; o < O; o++) {
+      f4 b = F4(w + 4 * o);
+      UNROLL for (int r = 0; r < R; r++) acc[r][o] = MADD(a[r], b, acc[r][o]);
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int o = 0; o < O; o++) STORE(sums + r * WIDE + o, acc[r][o]);
+}
+
+// Three bf16 panels against up to WIDE_ROWS rows of x, three by three: nine sums and six operands are what V8 has
+// registers for. Three streams of weights are slower where few rows wait for memory.
+static void columnsWide(const Matrix* w, u32 j, const Rows* rows, u32 first, u32 count, float* scratch) {
+  const float* x[WIDE_ROWS];
+  u32 n = w->i;
+  f4 *sums = (f4*)(scratch + BLOCK_WIDE * WIDE), high = wasm_i32x4_const_splat((i32)0xffff0000);
+  for (u32 r = 0; r < count; r++) x[r] = xRow(rows, first + r);
+  for (u32 k = 0; k < n; k += BLOCK_WIDE) {
+    u32 columns = n - k < BLOCK_WIDE ? n - k : BLOCK_WIDE;
+    for (u32 p = 0; p < WIDE / PANEL; p++) {
+      const u16* from = (const u16*)w->data + (j + p * PANEL) * n + k * PANEL;
+      float* to = scratch + p * 4 * PANEL;
+      for (u32 c = 0; c < columns; c += 8, from += 8 * PANEL, to += 8 * WIDE) {
+        UNROLL for (int o = 0; o < PANEL; o++) {
+          f4 words = F4(from + 8 * o);
+          STORE(to + 4 * o, wasm_i32x4_shl(words, 16));
+          STORE(to + 4 * WIDE + 4 * o, wasm_v128_and(words, high));
+        }
+      }
+    }
+    for (u32 r = 0, some; r < count; r += some) {
+      const float* const* at = x + r;
+      const float* panels = scratch;
+      f4* to = sums + r * WIDE;
+      some = together(count - r);
+      if (some == 3)
+        for (u32 o = 0; o < WIDE; o += 3) addWide(3, 3, at, k, panels + 4 * o, columns, to + o, k == 0);
+      else if (some == 2)
+        for (u32 o = 0; o < WIDE; o += 4) addWide(2, 4, at, k, panels + 4 * o, columns, to + o, k == 0);
+      else
+        for (u32 o = 0; o < WIDE; o += 8) addWide(1, 8, at, k, panels + 4 * o, columns, to + o, k == 0);
+    }
+  }
+  for (u32 r = 0; r < count; r++) {
+    float* out = outRow(rows, first + r) + j;
+    for (u32 o = 0; o < WIDE; o += 4, sums += 4) STORE(out + o, sum4x4(sums[0], sums[1], sums[2], sums[3]));
   }
 }
 
@@ -283,6 +341,17 @@ static void columnsQ8(const Matrix* w, u32 j, int count, const Rows* rows) {
 
 void product(const Matrix* w, u32 from, u32 to, const Rows* rows, float* scratch) {
   u32 n = w->i;
+  if (w->packed) {
+    u32 bytes = w->dtype == W_BF16 ? n * 2 : n * 4;
+    *(volatile u32*)scratch = touchPages((const u8*)w->data + from * bytes, (const u8*)w->data + to * bytes, 2);
+  }
+  if (w->packed && rows->n >= LEAST_WIDE && w->dtype == W_BF16) {
+    for (; from + WIDE <= to; from += WIDE) {
+      u32 runs = (rows->n + WIDE_ROWS - 1) / WIDE_ROWS, each = (rows->n + runs - 1) / runs;
+      for (u32 r = 0; r < rows->n; r += each)
+        columnsWide(w, from, rows, r, rows->n - r < each ? rows->n - r : each, scratch);
+    }
+  }
   for (u32 j = from; j < to; j += 8) {
     int count = to - j < 8 ? (int)(to - j) : 8;
     if (w->packed && count == PANEL) {

@@ -68,5 +68,17 @@ INLINE f4 exp4(f4 x) {
 
 INLINE float exp1(float x) { return wasm_f32x4_extract_lane(exp4(splat4(x)), 0); }
 
+// How many of `rows` rows go together where three can: threes, without leaving a single one behind if there are more.
+INLINE u32 together(u32 rows) { return rows == 3 || rows >= 5 ? 3 : rows >= 2 ? 2 : 1; }
+
+// Reads `lines` cache lines at the start of each 4 KiB page of [at, end), all pages at once: the processor's prefetcher
+// stops at a page's end, and a stream would wait for memory at the start of each. The result only keeps the reads alive.
+INLINE u32 touchPages(const u8* at, const u8* end, u32 lines) {
+  u32 seen = 0;
+  for (; at < end; at = (const u8*)(((u32)at + 4096) & ~4095u))
+    for (const u8* line = at; line < at + 64 * lines && line + 4 <= end; line += 64) seen ^= *(const u32*)line;
+  return seen;
+}
+
 double expDouble(double x);
 double logDouble(double x);

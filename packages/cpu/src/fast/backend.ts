@@ -104,8 +104,12 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   async read<D extends DType>(source: Tensor<D>): Promise<HostArray<D>> {
+    const { data } = source as FastTensor<D>
+    // Made before the flush: the workers are busy while its pages are given.
+    const copy = (source.dtype === 'f32' ? new Float32Array(data.length) : new Int32Array(data.length)).fill(0)
     this.pool.flush()
-    return (source as FastTensor<D>).data.slice() as HostArray<D>
+    copy.set(data)
+    return copy as HostArray<D>
   }
 
   async weight(source: WeightSource): Promise<Weight> {

@@ -17,6 +17,9 @@ const TASK_WORK_OF_FEW = 24576
 /** Tasks a thread at least, so that all end at about the same time. */
 const TASKS_PER_THREAD = 4
 const TASK_ROWS = 64
+/** Of wasm/matrix.c: columns that many rows are multiplied by at a time, and how many rows. */
+const WIDE = 24
+const LEAST_WIDE = 24
 
 /** Records the quantization of x `[n, d]` where `precision` needs it. */
 export function quantizeRows(
@@ -64,7 +67,10 @@ export function recordLinear(
   const work = n <= FEW_ROWS ? TASK_WORK_OF_FEW : TASK_WORK
   const shares = Math.ceil((pool.threads * TASKS_PER_THREAD) / (heads * Math.ceil(n / rows)))
   const wanted = Math.min(work / Math.max(i * rows, 1), pool.threads > 1 ? o / shares : o)
-  const columns = Math.ceil(Math.max(wanted, 1) / 8) * 8
+  const columns =
+    rows >= LEAST_WIDE && wanted >= WIDE / 2
+      ? Math.max(1, Math.round(wanted / WIDE)) * WIDE
+      : Math.ceil(Math.max(wanted, 1) / 8) * 8
   const tasks = Math.ceil(o / columns) * heads * Math.ceil(n / rows)
   const quantized = quantizeRows(pool, weight.precision, x, n * heads, i)
   pool.commands
