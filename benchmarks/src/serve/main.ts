@@ -1,6 +1,6 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { type EngineOptions, LlmEngine, type StepModel } from '@flashmla/engine'
@@ -15,7 +15,7 @@ import { planWorkload } from './workload'
 const date = new Date().toISOString().slice(0, 10)
 const folder = fileURLToPath(new URL('../../results/', import.meta.url))
 const quick = process.argv.includes('--quick')
-/** Measures the server's cost alone and takes the rest from today's result. */
+/** Measures the server's cost alone and takes the rest from today's result; without one it is only printed. */
 const costOnly = process.argv.includes('--cost')
 const seed = 1
 
@@ -200,8 +200,14 @@ async function measureCosts(cores: number): Promise<Cost[]> {
 async function main(): Promise<void> {
   const cores = availableParallelism()
   const json = `${folder}${date}-serve.json`
-  const results: Load[] = costOnly ? JSON.parse(readFileSync(json, 'utf8')).results : await measureLoads(cores)
+  const measured = existsSync(json)
+  const kept = (): Load[] => (measured ? JSON.parse(readFileSync(json, 'utf8')).results : [])
+  const results = costOnly ? kept() : await measureLoads(cores)
   const overhead = await measureCosts(cores)
+  if (costOnly && !measured) {
+    process.stdout.write(report(results, overhead))
+    return
+  }
   mkdirSync(folder, { recursive: true })
   const plots = results.map((result, i) => {
     const prefix = `${date}-serve-${['simulated', 'tiny-mla'][i]!}`
