@@ -39,18 +39,7 @@ export class ReferenceBackend implements Backend {
 
   write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset = 0): void {
     const memory = (target as CpuTensor<D>).data
-    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array))) {
-      throw new InvalidArgumentError(
-        `Values of another type are written to an ${target.dtype} tensor.`,
-        'Write a Float32Array to f32 and an Int32Array to i32.',
-      )
-    }
-    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > memory.length) {
-      throw new InvalidArgumentError(
-        `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
-        'Write inside the tensor.',
-      )
-    }
+    check.write(target, data, offset)
     memory.set(data, offset)
   }
 

@@ -3,12 +3,14 @@ import { join } from 'node:path'
 import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
 import { parseMlaConfig, ropeTable, softmaxScale } from '@flashmla/latent'
-import type { Backend, BatchStep, CacheFormat, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
-import { CheckpointError, InvalidArgumentError, OutOfPagesError, UnsupportedError } from '@flashmla/spec'
+import type { Backend, CacheFormat, PagedBatch, PagedCache, Tensor } from '@flashmla/spec'
+import { CheckpointError } from '@flashmla/spec'
 import type { CacheFormatName } from './cache-formats'
 import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
-import { FP8_BLOCK } from './checkpoint/fp8-block'
+import { checkQuantization } from './checkpoint/fp8-block'
+import type { StepInput } from './step'
+import { checkInputs, planStep, rowsOf } from './step'
 import type { LayerWeights, ModelWeights } from './weights'
 import { disposeWeights, loadWeights } from './weights'
 import type { FeedForwardTensors, StepTensors } from './workspace'
@@ -30,15 +32,6 @@ export interface ModelOptions {
   readonly cacheFormat?: CacheFormatName | CacheFormat
   /** Hears each tensor that was read, and how many the model has. */
   readonly progress?: (done: number, total: number) => void
-}
-
-/** One sequence's share of a step. */
-export interface StepInput {
-  readonly sequence: PagedSequence
-  /** Token ids to append, at least one. */
-  readonly tokens: readonly number[]
-  /** Which of the tokens' logits to compute. */
-  readonly logits: 'all' | 'last' | 'none'
 }
 
 /** The DeepSeek model graph (V2, V2-Lite, V3, R1, Kimi K2) over a paged latent cache. */
@@ -127,7 +120,7 @@ export class Model {
    * `[rows, vocab]`. Nothing is appended when it throws.
    */
   async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
-    this.#check(inputs)
+    checkInputs(inputs, this.config, this)
     const lengths = inputs.map(({ sequence }) => sequence.length)
     try {
       return await this.#run(inputs)
@@ -194,40 +187,6 @@ export class Model {
     return all
   }
 
-  #check(inputs: readonly StepInput[]): void {
-    const { vocabSize, maxPositions } = this.config
-    let total = 0
-    for (const { sequence, tokens } of inputs) {
-      if (tokens.length === 0) throw new InvalidArgumentError('No tokens were given.', 'Give at least one token id.')
-      for (const token of tokens) {
-        if (!Number.isInteger(token) || token < 0 || token >= vocabSize) {
-          throw new InvalidArgumentError(
-            `Token ${token} is not in a vocabulary of ${vocabSize}.`,
-            'Use the tokenizer of this model.',
-          )
-        }
-      }
-      if (sequence.length + tokens.length > maxPositions) {
-        throw new InvalidArgumentError(
-          `${sequence.length + tokens.length} tokens are more than the model's ${maxPositions} positions.`,
-          'Shorten the prompt or generate fewer tokens.',
-        )
-      }
-      total += tokens.length
-    }
-    if (inputs.length > this.maxBatchSize || total > this.maxBatchTokens) {
-      throw new InvalidArgumentError(
-        `A step of ${inputs.length} sequences and ${total} tokens is past the model's ${this.maxBatchSize} and ${this.maxBatchTokens}.`,
-        'Split the step, or load the model with a larger maxBatchSize or maxBatchTokens.',
-      )
-    }
-    if (new Set(inputs.map((input) => input.sequence)).size < inputs.length)
-      throw new InvalidArgumentError('A sequence is twice in one step.', 'Give its tokens as one input.')
-    let pages = 0
-    for (const { sequence, tokens } of inputs) pages += sequence.pagesNeeded(tokens.length)
-    if (pages > this.pool.numFree) throw new OutOfPagesError(pages, this.pool.numFree)
-  }
-
   /** x += attention(normed), and the rows' latents go to the cache. */
   #attend(step: StepTensors, layer: LayerWeights, cache: PagedCache): void {
     const { backend } = this
@@ -285,57 +244,4 @@ export class Model {
     }
     if (layer.dense) backend.add(step.x, step.added)
   }
-}
-
-interface StepPlan extends BatchStep {
-  readonly ids: Int32Array
-  readonly positions: Int32Array
-  readonly slots: Int32Array
-  /** Rows of the step whose logits are asked for. */
-  readonly logitRows: Int32Array
-}
-
-const rowsOf = ({ tokens, logits }: StepInput) => (logits === 'all' ? tokens.length : logits === 'last' ? 1 : 0)
-
-/** Lays the appended sequences out as ragged rows. */
-function planStep(inputs: readonly StepInput[]): StepPlan {
-  const stride = Math.max(...inputs.map(({ sequence }) => sequence.blocks.length))
-  const n = inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
-  const plan = {
-    queryStart: new Int32Array(inputs.length + 1),
-    seqLens: Int32Array.from(inputs, ({ sequence }) => sequence.length),
-    blockTable: new Int32Array(inputs.length * stride),
-    blockTableStride: stride,
-    ids: new Int32Array(n),
-    positions: new Int32Array(n),
-    slots: new Int32Array(n),
-    logitRows: new Int32Array(inputs.reduce((sum, input) => sum + rowsOf(input), 0)),
-  }
-  let row = 0
-  let logitRow = 0
-  inputs.forEach((input, s) => {
-    const { sequence, tokens } = input
-    plan.blockTable.set(sequence.blocks, s * stride)
-    const first = sequence.length - tokens.length
-    tokens.forEach((id, i) => {
-      if (i >= tokens.length - rowsOf(input)) plan.logitRows[logitRow++] = row
-      plan.ids[row] = id
-      plan.positions[row] = first + i
-      plan.slots[row++] = sequence.slot(first + i)
-    })
-    plan.queryStart[s + 1] = row
-  })
-  return plan
-}
-
-/** Weights quantized in another way than DeepSeek's would load as numbers without their scales. */
-function checkQuantization(config: Record<string, unknown>): void {
-  const quantization = config.quantization_config as { quant_method?: unknown; weight_block_size?: unknown } | undefined
-  if (!quantization) return
-  const { quant_method: method, weight_block_size: block } = quantization
-  if (method === 'fp8' && String(block) === `${FP8_BLOCK},${FP8_BLOCK}`) return
-  throw new UnsupportedError(
-    `config.json asks for ${String(method)} weights in blocks of ${String(block)}.`,
-    `Use the float checkpoint, or one in fp8 with blocks of ${FP8_BLOCK} × ${FP8_BLOCK} as DeepSeek-V3 ships.`,
-  )
 }

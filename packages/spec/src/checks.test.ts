@@ -20,6 +20,16 @@ describe('check', () => {
     check.embed(f32(0, 6), weight(3, 6), i32(0))
   })
 
+  it('lets only values of the type that fit be written', () => {
+    check.write(f32(2, 3), new Float32Array(4), 2)
+    check.write(i32(0), new Int32Array(0), 0)
+    const wrongType = new Float32Array(1) as never
+    expect(() => check.write(i32(4), wrongType, 0)).toThrow('Values of another type are written to an i32 tensor.')
+    expect(() => check.write(f32(2, 3), new Float32Array(4), 3)).toThrow("4 values at 3 don't fit a tensor [2,3].")
+    for (const offset of [-1, 0.5, Number.NaN])
+      expect(() => check.write(f32(4), new Float32Array(1), offset)).toThrow(InvalidArgumentError)
+  })
+
   it('names the operation and the shapes', () => {
     expect(() => check.linear(f32(2, 5), f32(2, 23), weight(5, 24))).toThrow(
       "linear: the shapes out [2, 5], x [2, 23], weight [5, 24] don't fit together.",

@@ -14,6 +14,18 @@ type Shaped = { readonly shape: readonly number[] }
  * @throws InvalidArgumentError naming the operation and the shapes
  */
 export const check = {
+  write(target: Tensor, data: Float32Array | Int32Array, offset: number): void {
+    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array)))
+      throw new InvalidArgumentError(
+        `Values of another type are written to an ${target.dtype} tensor.`,
+        'Write a Float32Array to f32 and an Int32Array to i32.',
+      )
+    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > sizeOf(target.shape))
+      throw new InvalidArgumentError(
+        `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
+        'Write inside the tensor.',
+      )
+  },
   embed(out: F32, table: Weight, ids: I32): void {
     dtypes('embed', { out }, { ids })
     matrix('embed', 'table', table, 2)

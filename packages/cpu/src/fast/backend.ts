@@ -12,7 +12,7 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { check, DisposedError, UnsupportedError } from '@flashmla/spec'
 import { recordAttention, recordNaiveAttention } from './attention'
 import { FastBatch } from './batch'
 import { FastCache } from './cache'
@@ -67,8 +67,7 @@ export class FastCpuBackend implements CpuBackend {
 
   tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D> {
     this.#alive()
-    const tensor = new FastTensor(this.pool.heap, dtype, shape)
-    return tensor
+    return new FastTensor(this.pool.heap, dtype, shape)
   }
 
   view<D extends DType>(tensor: Tensor<D>, shape: readonly number[], offset = 0): Tensor<D> {
@@ -79,16 +78,7 @@ export class FastCpuBackend implements CpuBackend {
     this.#alive()
     const { pool } = this
     const tensor = target as FastTensor<D>
-    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array)))
-      throw new InvalidArgumentError(
-        `Values of another type are written to an ${target.dtype} tensor.`,
-        'Write a Float32Array to f32 and an Int32Array to i32.',
-      )
-    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > tensor.size)
-      throw new InvalidArgumentError(
-        `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
-        'Write inside the tensor.',
-      )
+    check.write(target, data, offset)
     const address = tensor.address + offset * 4
     const bytes = data.length * 4
     const memory = () => (data instanceof Float32Array ? pool.heap.f32 : pool.heap.i32)

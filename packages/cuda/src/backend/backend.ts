@@ -13,7 +13,7 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { check, UnsupportedError } from '@flashmla/spec'
 import type { DeviceInfo } from '../driver/context'
 import { fill, upload } from '../driver/copy'
 import { MlaAppendRowsParams, MlaArgmaxParams, MlaRouteParams } from '../kernels/model-params'
@@ -84,16 +84,7 @@ export class CudaBackend implements Backend {
     this.#device.eager('A write')
     const tensor = own(this.#device, target)
     void tensor.address
-    if (!(data instanceof (target.dtype === 'f32' ? Float32Array : Int32Array)))
-      throw new InvalidArgumentError(
-        `Values of another type are written to an ${target.dtype} tensor.`,
-        'Write a Float32Array to f32 and an Int32Array to i32.',
-      )
-    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > tensor.size)
-      throw new InvalidArgumentError(
-        `${data.length} values at ${offset} don't fit a tensor [${target.shape}].`,
-        'Write inside the tensor.',
-      )
+    check.write(target, data, offset)
     upload(this.#device.stream, tensor.memory, data, tensor.byteOffset + offset * 4)
   }
 

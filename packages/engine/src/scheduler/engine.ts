@@ -1,7 +1,7 @@
 import type { BlockPool } from '@flashmla/kv-cache'
 import { PagedKvCache } from '@flashmla/kv-cache'
 import { AbortedError, DeadlineError, DisposedError, QueueFullError } from '@flashmla/spec'
-import type { StepInput } from '../model'
+import type { StepInput } from '../step'
 import type { Job } from './branch'
 import { Branch } from './branch'
 import type { Drafter } from './drafter'
@@ -263,13 +263,14 @@ export class LlmEngine {
       for (const branch of this.#doomed.splice(0)) this.#scheduler.remove(branch)
     }
   }
+
   /** Samples what the step allows, delivers it, and rolls back what was guessed wrong. Returns the tokens delivered. */
   #postprocess({ branch, tokens, drafted, samples }: Scheduled, logits: Float32Array): number {
     const { job } = branch
     if (!job.live.has(branch)) return 0
     job.failures = 0
     if (!samples) {
-      this.#commit(branch)
+      branch.sequence!.commit()
       return 0
     }
     const { vocabSize } = this.model.config
@@ -292,7 +293,7 @@ export class LlmEngine {
     if (job.live.has(branch)) {
       // The last sampled token was not computed: what is cached ends before it.
       branch.sequence!.truncate(Math.min(branch.sequence!.length, branch.tokens.length - 1))
-      this.#commit(branch)
+      branch.sequence!.commit()
     }
     if (first)
       for (const other of [...job.live]) {
@@ -336,17 +337,12 @@ export class LlmEngine {
     return this.model.pool.numBlocks * this.model.pageSize
   }
 
-  /** What the sequence holds now is computed and known: others may find it. */
-  #commit(branch: Branch): void {
-    branch.sequence!.commit()
-  }
-
   #finish(branch: Branch, reason: FinishReason): true {
     const { job } = branch
     if (branch.sequence) {
       // Past the last sampled token's predecessor there may be wrong guesses.
       branch.sequence.truncate(Math.min(branch.sequence.length, branch.tokens.length - 1))
-      this.#commit(branch)
+      branch.sequence.commit()
     }
     job.listener.event({
       type: 'finish',
