@@ -12,11 +12,10 @@
 // 5. Values, the first `rank` columns of the keys: 48 columns at a time, again for all rows of the group, three rows by
 //    12 columns: nine sums of broadcast probabilities times columns.
 // 6. A sequence of one split is normalized in place; else combine adds the splits up by their LSE.
-#include "cache.h"
 #include "command.h"
+#include "tile.h"
 
-enum { TILE = 96, SPLIT_STEP = 64, LEAST_SPLIT = 256, BLOCK = 96, TOKENS = 12, STRIP = 48, MAX_GROUP = 64,
-       PART_BYTES = 576 };
+enum { SPLIT_STEP = 64, LEAST_SPLIT = 256, BLOCK = 96, TOKENS = 12, STRIP = 48, MAX_GROUP = 64 };
 
 typedef struct {
   const Cache* cache;
@@ -58,61 +57,6 @@ INLINE f4 sum4x4(const f4* x) {
   f4 ab = ADD(wasm_i32x4_shuffle(x[0], x[1], 0, 4, 1, 5), wasm_i32x4_shuffle(x[0], x[1], 2, 6, 3, 7));
   f4 cd = ADD(wasm_i32x4_shuffle(x[2], x[3], 0, 4, 1, 5), wasm_i32x4_shuffle(x[2], x[3], 2, 6, 3, 7));
   return ADD(wasm_i32x4_shuffle(ab, cd, 0, 1, 4, 5), wasm_i32x4_shuffle(ab, cd, 2, 3, 6, 7));
-}
-
-// Consecutive tokens of a sequence, whose rows are made ready part by part.
-typedef struct {
-  const Cache* cache;
-  const i32* pages;
-  u32 first, n, ready, column, seen;  // `ready` rows are whole, and the next one as far as `column`
-  float* rows;                        // where rows are decoded
-  const float *q, *qEnd;              // queries that are to be fetched first
-  const float* k[TILE];
-} Tile;
-
-static void openTile(Tile* tile, const Plan* p, u32 s, u32 first, u32 n) {
-  tile->cache = p->cache, tile->pages = p->table + s * p->stride;
-  tile->first = first, tile->n = n, tile->ready = 0, tile->column = 0;
-  const Cache* cache = p->cache;
-  if (cache->format != CACHE_BF16) return;
-  u32 bytes = rowBytes(cache), size = cache->pageSize;
-  for (u32 i = first; i < first + n;) {
-    u32 slot = i % size, left = first + n - i, run = size - slot < left ? size - slot : left;
-    const u8* at = pageOf(cache, tile->pages[i / size]) + slot * bytes;
-    tile->seen ^= touchPages(at, at + run * bytes, 1);
-    i += run;
-  }
-}
-
-static __attribute__((noinline)) void advancePart(Tile* tile, int needed) {
-  if (tile->q < tile->qEnd && !needed) {
-    u32 seen = tile->seen;
-    for (u32 k = 0; k < PART_BYTES / 4 && tile->q < tile->qEnd; k += 16, tile->q += 16) seen ^= asBits(*tile->q);
-    tile->seen = seen;
-    return;
-  }
-  const Cache* cache = tile->cache;
-  u32 i = tile->ready, token = tile->first + i, width = cache->rank + cache->rope, from = tile->column;
-  u32 block = tile->pages[token / cache->pageSize], slot = token % cache->pageSize;
-  float* to = tile->rows + i * width;
-  if (cache->format == CACHE_F32) {
-    const float* row = cacheRow(cache, block, slot, to);
-    u32 end = needed || from + PART_BYTES / 4 > width ? width : from + PART_BYTES / 4, seen = tile->seen;
-    for (u32 k = from; k < end && !needed; k += 16) seen ^= asBits(row[k]);
-    tile->seen = seen, tile->k[i] = row, tile->column = end;
-  } else if (cache->format == CACHE_BF16) {
-    u32 end = from + PART_BYTES / 2 < width ? from + PART_BYTES / 2 : width;
-    decodeBf16((const u16*)pageOf(cache, block) + slot * width + from, to + from, end - from);
-    tile->k[i] = to, tile->column = end;
-  } else {
-    tile->k[i] = cacheRow(cache, block, slot, to), tile->column = width;
-  }
-  if (tile->column == width) tile->ready++, tile->column = 0;
-}
-
-// PART_BYTES more of the queries or the tile: decoded, or, where it is float32, fetched to the caches line by line.
-INLINE void advance(Tile* tile) {
-  if (tile->ready < tile->n) advancePart(tile, 0);
 }
 
 // sums[r][t] += q[r] · k[t] over n columns for R rows and T tokens, `width` apart.
@@ -275,7 +219,8 @@ static void openItem(const Plan* p, u32 t, Item* item) {
 
 // The item's tile from token t on.
 static void openItemTile(Tile* tile, const Plan* p, const Item* item, u32 t) {
-  openTile(tile, p, item->s, t, item->last - t < item->step ? item->last - t : item->step);
+  u32 n = item->last - t < item->step ? item->last - t : item->step;
+  openTile(tile, p->cache, p->table + item->s * p->stride, t, n);
 }
 
 // One tile: unnormalized out, max and sum of all rows; makes the next tile ready meanwhile.
