@@ -7,7 +7,7 @@ export interface Growth {
   readonly worst: number
 }
 
-/** Timing noise that a doubling may show over twice the cost. */
+/** Timing noise, and steps out of a cache, that a doubling may show over twice the cost. */
 export const tolerance = 1.25
 
 /** Times doublings of a size. */

@@ -160,7 +160,7 @@ for (const format of formats) {
 
 say('', '## Cost against size', '')
 say(
-  `Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance} (timing noise).`,
+  `Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance} (timing noise, and steps out of a cache).`,
   '',
 )
 const kernel = async (batch: number, length: number) =>
@@ -181,7 +181,7 @@ const growth = [
 say('| | sizes | ms | most for a doubling | |', '| --- | --- | --- | --- | --- |')
 for (const item of growth)
   say(
-    `| ${item.what} | ${item.sizes.join(', ')} | ${item.milliseconds.map((ms) => ms.toFixed(2)).join(', ')} | × ${item.worst.toFixed(2)} | ${isLinear(item) ? 'never faster than linear' : '**faster than linear**'} |`,
+    `| ${item.what} | ${item.sizes.join(', ')} | ${item.milliseconds.map((ms) => ms.toFixed(2)).join(', ')} | × ${item.worst.toFixed(2)} | ${isLinear(item) ? 'linear within the tolerance' : '**faster than linear**'} |`,
   )
 
 const result = fileURLToPath(new URL(`../../results/${date}-cpu`, import.meta.url))
