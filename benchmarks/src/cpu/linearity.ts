@@ -7,7 +7,7 @@ export interface Growth {
   readonly worst: number
 }
 
-/** Timing noise, and steps out of a cache, that a doubling may show over twice the cost. */
+/** What a doubling may cost over twice as much and still count as linear. */
 export const tolerance = 1.25
 
 /** Times doublings of a size. */

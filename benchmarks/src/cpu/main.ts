@@ -160,7 +160,7 @@ for (const format of formats) {
 
 say('', '## Cost against size', '')
 say(
-  `Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance} (timing noise, and steps out of a cache).`,
+  `Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance}.`,
   '',
 )
 const kernel = async (batch: number, length: number) =>
