@@ -159,10 +159,7 @@ for (const format of formats) {
 }
 
 say('', '## Cost against size', '')
-say(
-  `Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance}.`,
-  '',
-)
+say(`Milliseconds as a size doubles; a step from one size to the next may cost at most 2 × ${tolerance}.`, '')
 const kernel = async (batch: number, length: number) =>
   (await measureAttention(backends.bf16, formats[0]!, 16, batch, length, 8)).milliseconds
 const ours = modelContender('ours', backends.bf16)
