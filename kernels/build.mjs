@@ -57,6 +57,7 @@ const modules = [
     kernels: [
       ...['bf16', 'f16'].flatMap((type) => [decode(`mla_decode_${type}`), decode(`mla_decode_${type}_gather`)]),
       combine,
+      plain('mla_combine_f16', 512),
     ],
   },
   {

@@ -130,8 +130,9 @@ class Decode:
         workers = max(1, slots // group) * group
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
-        self.partial = torch.full((2 * workers * tile_rows, 512), float('nan'), dtype=torch.float32, device='cuda')
-        self.partial_lse = torch.full((2 * workers * tile_rows,), float('nan'), dtype=torch.float32, device='cuda')
+        part = torch.float16 if not portable and rows > 32 else torch.float32
+        self.partial = torch.full((2 * workers * tile_rows, 512), float('nan'), dtype=part, device='cuda')
+        self.partial_lse = torch.full((2 * workers * tile_rows, 2), float('nan'), dtype=torch.float32, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
         groups = b * -(-tiles // group)
         by_tile = query_start is None and groups <= workers // group
@@ -145,9 +146,10 @@ class Decode:
                                    int(by_tile), self.splits.data_ptr())
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
-        narrow = entries * group_rows <= 512
-        blocks = min(-(-group_rows // 4), -(-2 * sms // entries))
+        narrow = entries * group_rows <= 512 and workers // group >= 8 * entries
+        blocks = min(-(-group_rows // 4), -(-4 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if narrow else (entries, blocks, 1)
+        self.combine = 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, 64, 9))
@@ -159,4 +161,4 @@ class Decode:
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))
-        launch('mla_combine', self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))
+        launch(self.combine, self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))

@@ -39,17 +39,18 @@ __device__ void decode(const MlaDecodeParams& p) {
   extern __shared__ uint4 raw[];
   SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw);
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, g = lane >> 2, t = lane & 3;
-  const int64_t group_worker = blockIdx.x / p.tiles_per_group;
+  const int group_worker = blockIdx.x / p.tiles_per_group;
   const int member = blockIdx.x % p.tiles_per_group;
-  const LinePosition at = locate(p, kRows, group_worker, 0);
+  const Shapes shapes(p, kRows);
+  const LinePosition at = locate(p, shapes, group_worker);
   const bool describes = thread == 0 && member == 0;
   if (describes && !p.split_by_tile) p.splits[group_worker].splits = 0;
   SegmentWalk walk(at, group_worker);
   Segment seg;
   const float scale_log2 = p.softmax_scale * kLog2E;
-  while (walk.next(p, kRows, seg)) {
+  while (walk.next(at, shapes, seg)) {
     if (describes && seg.lo == 0 && (p.split_by_tile || !seg.whole())) {
-      p.splits[split_index(p, seg, group_worker)] = describe_split(p, seg, group_worker, at.chunk);
+      p.splits[split_index(p, shapes, seg, group_worker)] = describe_split(p, at, seg, group_worker);
     }
     const int first_row = (seg.group * p.tiles_per_group + member) * kRows, rows = seg.shape.s_q * p.h_q;
     if (first_row >= rows) continue;
@@ -156,7 +157,10 @@ __device__ void decode(const MlaDecodeParams& p) {
         store_pair(whole ? p.out : static_cast<void*>(p.partial_out), out_row * 512 + warp * 128 + n * 8 + t * 2,
                    whole ? p.out_dtype : int32_t(FLASHMLA_F32), o[n][r * 2] * inv, o[n][r * 2 + 1] * inv);
       }
-      if (warp == 0 && t == 0) (whole ? p.lse : p.partial_lse)[out_row] = whole ? lse2 * kLn2 : lse2;
+      if (warp == 0 && t == 0) {
+        if (whole) p.lse[out_row] = lse2 * kLn2;
+        else p.partial_lse[out_row] = make_float2(lse2, 1.f);
+      }
     }
   }
 }
@@ -171,4 +175,4 @@ extern "C" __global__ void __launch_bounds__(128) mla_decode_portable_bf16(const
 extern "C" __global__ void __launch_bounds__(128) mla_decode_portable_f16(const __grid_constant__ MlaDecodeParams p) {
   portable::decode<F16>(p);
 }
-extern "C" __global__ void __launch_bounds__(512) mla_combine(const __grid_constant__ MlaDecodeParams p) { combine(p); }
+extern "C" __global__ void __launch_bounds__(512) mla_combine(const __grid_constant__ MlaDecodeParams p) { combine<false>(p); }

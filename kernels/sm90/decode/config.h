@@ -45,7 +45,7 @@ struct SharedStorage {
   uint64_t full[2][kUnits];
   uint64_t empty[2][kRegions];
   uint64_t q_full, q_empty;
-  int64_t at[4];
+  LinePosition at;
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;  // room to align to the swizzle's period
 static_assert(kSharedBytes <= 232448, "shared memory of one block");

@@ -93,7 +93,7 @@ struct Consumer {
 
   // Rows past the sequence's end hold anything, NaN too: zero them in this warpgroup's half before 0 * NaN is added up.
   __device__ __forceinline__ void zero_tail(int buffer, int valid) {
-    if (valid >= kBlockTokens) return;
+    if (__builtin_expect(valid >= kBlockTokens, 1)) return;
     const int thread = threadIdx.x & 127;
     for (int i = thread; i < (kBlockTokens - valid) * 32; i += 128) {
       const int row = valid + (i >> 5), tile = (i >> 3) & 3, chunk = i & 7;
@@ -106,7 +106,7 @@ struct Consumer {
   // Online softmax of one block's scores: P in s, the new maximum in m, the factor on the past in scale.
   __device__ __forceinline__ void softmax(float (&s)[32], const Rows& rows, int first_token, float scale_log2, float (&m)[2],
                                           float (&l)[2], float (&scale)[2]) {
-    if (first_token + kBlockTokens > rows.least) {
+    if (__builtin_expect(first_token + kBlockTokens > rows.least, 0)) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         const int token = first_token + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1);
@@ -173,7 +173,7 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void rescale(float (&o)[128], const float (&scale)[2]) {
-    if (__all_sync(0xffffffffu, scale[0] == 1.f && scale[1] == 1.f)) return;
+    if (__builtin_expect(__all_sync(0xffffffffu, scale[0] == 1.f && scale[1] == 1.f), 1)) return;
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i] *= scale[(i >> 1) & 1];
   }

@@ -16,6 +16,5 @@ MLA_DECODE(mla_decode_bf16_gather, Bf16, true)
 MLA_DECODE(mla_decode_f16, F16, false)
 MLA_DECODE(mla_decode_f16_gather, F16, true)
 
-extern "C" __global__ void __launch_bounds__(512) mla_combine(const __grid_constant__ MlaDecodeParams p) {
-  combine(p);
-}
+extern "C" __global__ void __launch_bounds__(512, 2) mla_combine(const __grid_constant__ MlaDecodeParams p) { combine<false>(p); }
+extern "C" __global__ void __launch_bounds__(512, 2) mla_combine_f16(const __grid_constant__ MlaDecodeParams p) { combine<true>(p); }

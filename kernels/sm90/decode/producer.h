@@ -12,28 +12,41 @@ namespace flashmla::decode {
 // Regions in the order the consumers free them.
 __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
 
+// The worker's next segment that has blocks and rows for this member of its group.
+__device__ __forceinline__ bool next_segment(SegmentWalk& walk, const LinePosition& at, const Shapes& shapes, int member, Segment& seg) {
+  while (walk.next(at, shapes, seg)) {
+    const int first_row = (seg.group * shapes.p.tiles_per_group + member) * kRows;
+    if (seg.shape.blocks > 0 && first_row < seg.shape.s_q * shapes.p.h_q) return true;
+  }
+  return false;
+}
+
+// Row of the q map at which a segment's queries start.
+__device__ __forceinline__ int query_row(const Shapes& shapes, const Segment& seg, int member) {
+  return int(int64_t(seg.shape.query_start) * shapes.p.h_q + (seg.group * shapes.p.tiles_per_group + member) * kRows);
+}
+
+// Blocks side by side on the same KV drift apart: what one has read has to stay in L2 for the others.
+__device__ __forceinline__ uint64_t kv_policy(const MlaDecodeParams& p) { return p.tiles_per_group > 1 ? ptx::kEvictLast : ptx::kEvictFirst; }
+
+// Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
 __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
-                                            const CUtensorMap* map_tile, SharedStorage& sh,
-                                            const LinePosition& at, int64_t group_worker, int member) {
+                                            const CUtensorMap* map_tile, SharedStorage& sh, const LinePosition& at,
+                                            const Shapes& shapes, int group_worker, int member) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
-  // Blocks side by side on the same KV drift apart: what one has read has to stay in L2 for the others.
-  const uint64_t policy = p.tiles_per_group > 1 ? kEvictLast : kEvictFirst;
+  const uint64_t policy = kv_policy(p);
+  const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / unsigned(p.page_size) : 1;
+  const int blocks_per_page = p.page_size > kBlockTokens ? unsigned(p.page_size) / kBlockTokens : 1;
   SegmentWalk walk(at, group_worker);
   Segment seg;
   uint32_t empty_parity[2] = {1, 1};
   uint32_t q_parity = 1;
-  while (walk.next(p, kRows, seg)) {
-    if (seg.shape.blocks == 0) continue;
-    const int tile = seg.group * p.tiles_per_group + member;
-    if (tile * kRows >= seg.shape.s_q * p.h_q) continue;
-    const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows;
+  while (next_segment(walk, at, shapes, member, seg)) {
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     // Page ids, 32 at a time and one set ahead.
-    const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / p.page_size : 1;
-    const int blocks_per_page = p.page_size > kBlockTokens ? p.page_size / kBlockTokens : 1;
-    const int page_end = (seg.shape.seq_len + p.page_size - 1) / p.page_size;
-    int id_base = seg.lo / blocks_per_page * pages_per_block;
+    const int page_end = p.page_size == kBlockTokens ? seg.shape.blocks : ceil_div(seg.shape.seq_len, p.page_size);
+    int id_base = (blocks_per_page == 1 ? seg.lo : seg.lo / unsigned(blocks_per_page)) * pages_per_block;
     int ids = id_base + lane < page_end ? table[id_base + lane] : 0;
     int next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
     mbarrier_wait(smem_address(&sh.q_empty), q_parity);
@@ -41,17 +54,18 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
     if (lane == 0) {
       const uint32_t bar = smem_address(&sh.q_full);
       mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      tma_load_3d(smem_address(sh.q), map_q, bar, 0, int(row), 0);
+      tma_load_3d(smem_address(sh.q), map_q, bar, 0, query_row(shapes, seg, member), 0);
     }
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
-      const int first_page = blk / blocks_per_page * pages_per_block;
+      const int page_of_block = blocks_per_page == 1 ? blk : blk / unsigned(blocks_per_page);
+      const int first_page = page_of_block * pages_per_block;
       if (first_page - id_base >= 32) {
         id_base += 32;
         ids = next_ids;
         next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
       }
-      const int row_in_page = (blk % blocks_per_page) * kBlockTokens;
+      const int row_in_page = (blk - page_of_block * blocks_per_page) * kBlockTokens;
       const int id = __shfl_sync(0xffffffffu, ids, first_page - id_base);
       // Pages of this block that hold tokens: the rest of the table is never read and never loaded.
       const int pages = min(pages_per_block, page_end - first_page);
@@ -89,7 +103,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
 
 // Any page size: 128 threads gather rows with 16-byte asynchronous copies.
 __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, SharedStorage& sh,
-                                               const LinePosition& at, int64_t group_worker, int member) {
+                                               const LinePosition& at, const Shapes& shapes, int group_worker, int member) {
   using namespace ptx;
   const int thread = threadIdx.x & 127;
   SegmentWalk walk(at, group_worker);
@@ -103,10 +117,7 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
     for (int u = 0; u < region_units(region); ++u) mbarrier_arrive(smem_address(&sh.full[buffer][region_first_unit(region) + u]));
   };
   const char* kv = static_cast<const char*>(p.kv);
-  while (walk.next(p, kRows, seg)) {
-    if (seg.shape.blocks == 0) continue;
-    const int tile = seg.group * p.tiles_per_group + member;
-    if (tile * kRows >= seg.shape.s_q * p.h_q) continue;
+  while (next_segment(walk, at, shapes, member, seg)) {
     // Nothing may stay unpublished while waiting for the consumers.
     cp_async_wait<0>();
     if (pending >= 0) publish(pending);
@@ -114,10 +125,9 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
     mbarrier_wait(smem_address(&sh.q_empty), q_parity);
     q_parity ^= 1;
     if (thread == 0) {
-      const int64_t row = int64_t(seg.shape.query_start) * p.h_q + tile * kRows;
       const uint32_t bar = smem_address(&sh.q_full);
       mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      tma_load_3d(smem_address(sh.q), map_q, bar, 0, int(row), 0);
+      tma_load_3d(smem_address(sh.q), map_q, bar, 0, query_row(shapes, seg, member), 0);
     }
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     const int chunk = thread & 7, first_row = thread >> 3;  // 8 chunks of 16 bytes a row, 16 rows at a time

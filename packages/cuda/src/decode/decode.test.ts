@@ -16,7 +16,7 @@ const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 
 function setUp(device = H100) {
   const api = new FakeDriver([device])
   api.parameterBytes = (symbol) =>
-    symbol === 'mla_append' ? [88] : symbol === 'mla_combine' ? [152] : [152, 128, 128, 128]
+    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [152] : [152, 128, 128, 128]
   const context = new Context({ device: 0, driver: new Driver({ api }) })
   const stream = new Stream(context)
   return { api, context, stream, library: new KernelLibrary(context) }
@@ -46,7 +46,7 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   expect(first).toMatchObject({ symbol: 'mla_decode_bf16', grid: [132, 1, 1], block: [384, 1, 1] })
   expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16').sharedBytes)
   expect([...first!.attributes]).toEqual([[6, [1, 0, 0]]])
-  expect(second).toMatchObject({ symbol: 'mla_combine', grid: [4, 128, 2], block: [512, 1, 1] })
+  expect(second).toMatchObject({ symbol: 'mla_combine_f16', grid: [4, 128, 2], block: [512, 1, 1] })
   expect(second!.attributes.get(6)).toEqual([1, 0, 0])
   const view = new DataView(first!.parameters[0]!.buffer)
   const at = (name: string) => (MlaDecodeParams.offsets as Map<string, number>).get(name)!
@@ -100,7 +100,7 @@ test('kernels and schedules follow the launch plan', () => {
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 8, 1] })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 16, 1] })
 })
 
 test('devices without kernels are named', () => {

@@ -72,7 +72,7 @@ export class DecodePlan extends Resource {
     const schedule = scheduleDecode(shape, entry, context.device)
     this.schedule = schedule
     const decodeKernel = library.kernel(this.symbol)
-    const combineKernel = library.kernel('mla_combine')
+    const combineKernel = library.kernel(schedule.combineSymbol)
     const { kvRowStride = QK_WIDTH, kvPageStride = shape.pageSize * kvRowStride } = shape
     this.#workspace = []
     try {
@@ -117,7 +117,7 @@ export class DecodePlan extends Resource {
     this.#combine = new Launch({
       kernel: combineKernel,
       grid: schedule.combineGrid,
-      threads: library.entry('mla_combine').threads,
+      threads: library.entry(schedule.combineSymbol).threads,
       programmatic: mapped,
       parameters: [this.#params],
     })

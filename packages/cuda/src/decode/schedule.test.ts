@@ -46,17 +46,26 @@ test('batch 128 of 128 heads: 66 pairs of blocks side by side, merged by worker'
     tilesPerGroup: 2,
     splitByTile: false,
     decodeGrid: [132, 1],
-    combineGrid: [66, 4, 1],
-    partialOutBytes: 2 * 132 * 64 * 512 * 4,
-    partialLseBytes: 2 * 132 * 64 * 4,
+    combineSymbol: 'mla_combine_f16',
+    combineGrid: [66, 8, 1],
+    partialOutBytes: 2 * 132 * 64 * 512 * 2,
+    partialLseBytes: 2 * 132 * 64 * 8,
     splitBytes: 66 * 32,
   })
 })
 
-test('small batches are merged by tile, a block for half a row; larger ones by two blocks a multiprocessor', () => {
+test('small batches are merged by tile, a block for half a row; larger ones by four blocks a multiprocessor', () => {
   expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combineGrid: [4, 16, 2] })
-  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 2, 1] })
+  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 4, 1] })
+  expect(plan({ batch: 32, hQ: 16 })).toMatchObject({ splitByTile: true, combineGrid: [32, 4, 1] }) // four parts each
   expect(plan({ batch: 8 })).toMatchObject({ splitByTile: true, combineGrid: [8, 32, 1] })
+})
+
+test('parts of more than 32 rows are kept in f16, by the Hopper kernel', () => {
+  const lse = 2 * 132 * 64 * 8
+  expect(plan({ hQ: 33 })).toMatchObject({ combineSymbol: 'mla_combine_f16', partialOutBytes: lse * 128 })
+  expect(plan({ hQ: 16, sQ: 2 })).toMatchObject({ combineSymbol: 'mla_combine', partialOutBytes: lse * 256 })
+  expect(plan({ hQ: 128 }, 'compute_80').combineSymbol).toBe('mla_combine')
 })
 
 test('the portable kernel takes 16 rows a tile and two blocks a multiprocessor', () => {
@@ -101,13 +110,14 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         if (z === 2) expect(combineBlocks).toBe(groupRows)
         else
           expect(entries * combineBlocks).toBeGreaterThanOrEqual(
-            Math.min(2 * multiprocessors, entries * Math.ceil(groupRows / 4)),
+            Math.min(4 * multiprocessors, entries * Math.ceil(groupRows / 4)),
           )
         expect(combineBlocks).toBeGreaterThanOrEqual(1)
         expect(combineBlocks).toBeLessThanOrEqual(groupRows)
         expect(found.splitBytes).toBe(groupWorkers * SPLIT_BYTES)
-        expect(found.partialOutBytes).toBe(found.partialLseBytes * 512)
-        expect(found.partialLseBytes).toBe(2 * found.workers * found.tileRows * 4)
+        const bytes = found.combineSymbol === 'mla_combine_f16' ? 2 : 4
+        expect(found.partialOutBytes).toBe(2 * found.workers * found.tileRows * 512 * bytes)
+        expect(found.partialLseBytes).toBe(2 * found.workers * found.tileRows * 8)
       },
     ),
   )

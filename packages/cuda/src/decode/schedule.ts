@@ -69,6 +69,8 @@ export interface DecodeSchedule {
   readonly tileOverhead: number
   readonly splitByTile: boolean
   readonly decodeGrid: readonly [number, number]
+  /** Symbol of the kernel that merges the parts of split tiles. */
+  readonly combineSymbol: 'mla_combine' | 'mla_combine_f16'
   readonly combineGrid: readonly [number, number, number]
   readonly partialOutBytes: number
   readonly partialLseBytes: number
@@ -89,8 +91,10 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const splitByTile = shape.totalQueries === undefined && groups <= groupWorkers
   const entries = splitByTile ? groups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
-  const narrow = entries * groupRows <= 512
-  const combineBlocks = Math.min(Math.ceil(groupRows / 4), Math.ceil((2 * device.multiprocessors) / entries))
+  // Little to merge, in many parts each: threads share the parts too.
+  const narrow = entries * groupRows <= 512 && groupWorkers >= 8 * entries
+  const combineBlocks = Math.min(Math.ceil(groupRows / 4), Math.ceil((4 * device.multiprocessors) / entries))
+  const halves = !portable && rows > 32
   return {
     workers,
     tilesPerGroup,
@@ -99,9 +103,10 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     tileOverhead: portable ? 1 : 2,
     splitByTile,
     decodeGrid: [workers * entry.cluster, 1],
+    combineSymbol: halves ? 'mla_combine_f16' : 'mla_combine',
     combineGrid: narrow ? [entries, groupRows, 2] : [entries, combineBlocks, 1],
-    partialOutBytes: 2 * workers * tileRows * VALUE_WIDTH * 4,
-    partialLseBytes: 2 * workers * tileRows * 4,
+    partialOutBytes: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
+    partialLseBytes: 2 * workers * tileRows * 8,
     splitBytes: groupWorkers * SPLIT_BYTES,
   }
 }
