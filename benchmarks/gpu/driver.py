@@ -147,7 +147,7 @@ class Decode:
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         narrow = entries * group_rows <= 512 and workers // group >= 8 * entries
-        blocks = min(-(-group_rows // 4), -(-4 * sms // entries))
+        blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if narrow else (entries, blocks, 1)
         self.combine = 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
         self.args = [self.params]

@@ -1,17 +1,109 @@
 // Merges the partial results of split row tiles: out = sum_i 2^(lse_i - lse) out_i, lse = log2 sum_i 2^lse_i.
 //
-// 1. A block of 512 threads takes four rows of one split tile group, 128 threads and four columns each a row, then the next rows.
-// 2. blockIdx.x names the group's entry in p.splits; there is one for each tile group, or one for each worker, whichever is less.
-//    Most entries have nothing to merge when sequences are many, and starting a block for nothing costs: they are few.
-// 3. When that is little work (gridDim.z = 2: one row and half of the columns a block), eight groups of 64 threads share the parts.
+// 1. blockIdx.x names a tile group's entry in p.splits; there is one for each tile group, or one for each worker, whichever is less.
+//    Most entries have nothing to merge when sequences are many.
+// 2. A warp merges a row. Blocks are as many as run at once: a second wave would wait for all of the first one's latency.
+// 3. Where rows are few and their parts many (gridDim.z = 2), a block merges half of the columns of one row, and eight groups of 64
+//    threads share the parts.
 // 4. Parts are summed in worker order: results do not depend on timing.
+// It runs when everybody waits for it: little code, and all loads on their way together.
 #pragma once
 #include "numeric.h"
 #include "schedule.h"
 
 namespace flashmla {
 
-constexpr int kCombineRows = 4;
+constexpr int kCombineWarps = 16;
+
+// Where the parts of a row of a split tile group are.
+struct PartRows {
+  const MlaDecodeParams& p;
+  int first_worker, member, tile_row;
+
+  __device__ __forceinline__ PartRows(const MlaDecodeParams& p_, const MlaSplit& split, int row)
+      : p(p_), first_worker(split.first_worker), member(unsigned(row) / unsigned(p_.tile_rows)), tile_row(row - member * p_.tile_rows) {}
+  __device__ __forceinline__ int operator()(int i) const {
+    return partial_slot((first_worker + i) * p.tiles_per_group + member, i == 0) * p.tile_rows + tile_row;
+  }
+};
+
+// Largest log-sum-exp of a row's parts. One warp; each reads them all, in the same order.
+__device__ __forceinline__ float largest_lse(const MlaDecodeParams& p, const PartRows& part_row, int splits) {
+  float most = -INFINITY;
+  for (int i = threadIdx.x & 31; i < splits; i += 32) most = fmaxf(most, p.partial_lse[part_row(i)].x);
+#pragma unroll
+  for (int d = 16; d > 0; d >>= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
+  return most;
+}
+
+// Weight of a part; in `scaled` with the factor that takes its scale back. base: the largest lse, or 0 if no part saw a token.
+__device__ __forceinline__ float part_weight(const MlaDecodeParams& p, int part_row, float base, float& scaled) {
+  const float2 lse_and_factor = p.partial_lse[part_row];
+  const float weight = exp2_approx(lse_and_factor.x - base);
+  scaled = weight * lse_and_factor.y;
+  return weight;
+}
+
+__device__ __forceinline__ float base_of(float lse) { return lse == -INFINITY ? 0.f : lse; }
+__device__ __forceinline__ float inverse(float total) { return total > 0.f ? __fdividef(1.f, total) : 0.f; }
+
+// One row by one warp. A lane takes the row's 16-byte pieces 32 * k + lane.
+template <bool kHalves>
+__device__ __forceinline__ void combine_row(const MlaDecodeParams& p, const MlaSplit& split, int row) {
+  constexpr int kBatch = kHalves ? 4 : 2, kPieces = kHalves ? 2 : 4, kColumns = 16 / kPieces;  // columns of a piece
+  const int lane = threadIdx.x & 31, splits = split.splits;
+  const PartRows part_row(p, split, row);
+  const uint4* parts = static_cast<const uint4*>(p.partial_out);
+  uint4 piece[kBatch][kPieces];
+  auto fetch = [&](int base) {
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      if (base + u >= splits) continue;
+#pragma unroll
+      for (int k = 0; k < kPieces; ++k) piece[u][k] = __ldcs(parts + (int64_t(part_row(base + u)) * kPieces + k) * 32 + lane);
+    }
+  };
+  fetch(0);
+  const float most = largest_lse(p, part_row, splits);
+  float acc[kPieces][kColumns] = {};
+  float total = 0.f;
+  for (int base = 0;;) {
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      if (base + u >= splits) continue;
+      float scaled;
+      total += part_weight(p, part_row(base + u), base_of(most), scaled);
+#pragma unroll
+      for (int k = 0; k < kPieces; ++k) {
+        const uint32_t word[4] = {piece[u][k].x, piece[u][k].y, piece[u][k].z, piece[u][k].w};
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          if constexpr (kHalves) {
+            const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&word[c]));
+            acc[k][2 * c] += scaled * v.x;
+            acc[k][2 * c + 1] += scaled * v.y;
+          } else {
+            acc[k][c] += scaled * __uint_as_float(word[c]);
+          }
+        }
+      }
+    }
+    base += kBatch;
+    if (base >= splits) break;
+    fetch(base);
+  }
+  const int64_t out_row = split.out_row + row;
+  const float inv = inverse(total);
+#pragma unroll
+  for (int k = 0; k < kPieces; ++k) {
+#pragma unroll
+    for (int c = 0; c < kColumns; c += 4) {
+      store_four(p.out, out_row * 512 + (k * 32 + lane) * kColumns + c, p.out_dtype, acc[k][c] * inv, acc[k][c + 1] * inv,
+                 acc[k][c + 2] * inv, acc[k][c + 3] * inv);
+    }
+  }
+  if (lane == 0) p.lse[out_row] = (most + __log2f(total)) * kLn2;
+}
 
 // Columns 4 * lane to 4 * lane + 3 of a part's row. Read once.
 __device__ __forceinline__ float4 load_part(const void* rows, bool halves, int64_t row, int lane) {
@@ -22,74 +114,58 @@ __device__ __forceinline__ float4 load_part(const void* rows, bool halves, int64
   return make_float4(lo.x, lo.y, hi.x, hi.y);
 }
 
-// Row `row` of a split tile group. It runs once, when everybody waits for it: little code, and all loads on their way together.
+// Half of a row's columns by one block of 512 threads: four columns a thread, every eighth part.
 template <bool kHalves>
-__device__ __forceinline__ void combine_row(const MlaDecodeParams& p, const MlaSplit& split, int row, bool narrow,
-                                            float4* shared_acc, float* shared_total) {
-  constexpr int kBatch = 8;
-  const int sub = narrow ? threadIdx.x / 64 : 0, step = narrow ? 8 : 1;
-  const int lane = narrow ? threadIdx.x % 64 + blockIdx.z * 64 : threadIdx.x % 128;  // which four columns
-  const int member = unsigned(row) / unsigned(p.tile_rows), tile_row = row - member * p.tile_rows;
-  const int splits = split.splits;
-
-  auto slot_row = [&](int i) {
-    return partial_slot((split.first_worker + i) * p.tiles_per_group + member, i == 0) * p.tile_rows + tile_row;
-  };
+__device__ __forceinline__ void combine_half_row(const MlaDecodeParams& p, const MlaSplit& split, int row, float4* shared_acc,
+                                                 float* shared_total) {
+  constexpr int kBatch = 8, kGroups = 8;
+  const int group = threadIdx.x / 64, lane = threadIdx.x % 64 + blockIdx.z * 64, splits = split.splits;
+  const PartRows part_row(p, split, row);
   float4 part[kBatch];
   auto fetch = [&](int base) {
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      const int i = base + u * step;
-      part[u] = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (i < splits) part[u] = load_part(p.partial_out, kHalves, slot_row(i), lane);
+      const int i = base + u * kGroups;
+      if (i < splits) part[u] = load_part(p.partial_out, kHalves, part_row(i), lane);
     }
   };
-  fetch(sub);
-  // Every warp of a row reads the row's few log-sum-exps itself (one cache line each), in the same order.
-  float max_lse = -INFINITY;
-  for (int i = lane & 31; i < splits; i += 32) max_lse = fmaxf(max_lse, p.partial_lse[slot_row(i)].x);
-#pragma unroll
-  for (int d = 16; d > 0; d >>= 1) max_lse = fmaxf(max_lse, __shfl_xor_sync(0xffffffffu, max_lse, d));
-  const float base_lse = max_lse == -INFINITY ? 0.f : max_lse;  // no part saw a token: zeros, and -inf as the log
+  fetch(group);
+  const float most = largest_lse(p, part_row, splits);
   float4 acc = make_float4(0.f, 0.f, 0.f, 0.f);
   float total = 0.f;
-  for (int base = sub;;) {
+  for (int base = group;;) {
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      const int i = base + u * step;
+      const int i = base + u * kGroups;
       if (i >= splits) continue;
-      const float2 lse_and_factor = p.partial_lse[slot_row(i)];
-      const float w = exp2_approx(lse_and_factor.x - base_lse), scaled = w * lse_and_factor.y;
-      total += w;
+      float scaled;
+      total += part_weight(p, part_row(i), base_of(most), scaled);
       acc.x += scaled * part[u].x;
       acc.y += scaled * part[u].y;
       acc.z += scaled * part[u].z;
       acc.w += scaled * part[u].w;
     }
-    base += kBatch * step;
+    base += kBatch * kGroups;
     if (base >= splits) break;
     fetch(base);
   }
-  if (narrow) {
-    shared_acc[threadIdx.x] = acc;
-    if (threadIdx.x % 64 == 0) shared_total[sub] = total;
-    __syncthreads();
-    if (sub != 0) return;
+  shared_acc[threadIdx.x] = acc;
+  if (threadIdx.x % 64 == 0) shared_total[group] = total;
+  __syncthreads();
+  if (group != 0) return;
 #pragma unroll
-    for (int i = 1; i < 8; ++i) {
-      const float4 other = shared_acc[threadIdx.x + i * 64];
-      total += shared_total[i];
-      acc.x += other.x;
-      acc.y += other.y;
-      acc.z += other.z;
-      acc.w += other.w;
-    }
+  for (int i = 1; i < kGroups; ++i) {
+    const float4 other = shared_acc[threadIdx.x + i * 64];
+    total += shared_total[i];
+    acc.x += other.x;
+    acc.y += other.y;
+    acc.z += other.z;
+    acc.w += other.w;
   }
   const int64_t out_row = split.out_row + row;
-  const float inv = total > 0.f ? __fdividef(1.f, total) : 0.f;
-  store_pair(p.out, out_row * 512 + lane * 4, p.out_dtype, acc.x * inv, acc.y * inv);
-  store_pair(p.out, out_row * 512 + lane * 4 + 2, p.out_dtype, acc.z * inv, acc.w * inv);
-  if (lane == 0) p.lse[out_row] = (max_lse + __log2f(total)) * kLn2;
+  const float inv = inverse(total);
+  store_four(p.out, out_row * 512 + lane * 4, p.out_dtype, acc.x * inv, acc.y * inv, acc.z * inv, acc.w * inv);
+  if (lane == 0) p.lse[out_row] = (most + __log2f(total)) * kLn2;
 }
 
 template <bool kHalves>
@@ -103,13 +179,12 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   const MlaSplit split = p.splits[blockIdx.x];
   if (split.splits < 2) return;
   if (gridDim.z == 2) {
-    if (int(blockIdx.y) >= split.rows) return;
-    combine_row<kHalves>(p, split, blockIdx.y, true, shared_acc, shared_total);
+    if (int(blockIdx.y) < split.rows) combine_half_row<kHalves>(p, split, blockIdx.y, shared_acc, shared_total);
     return;
   }
 #pragma unroll 1
-  for (int row = blockIdx.y * kCombineRows + threadIdx.x / 128; row < split.rows; row += gridDim.y * kCombineRows) {
-    combine_row<kHalves>(p, split, row, false, shared_acc, shared_total);
+  for (int row = blockIdx.y + (threadIdx.x >> 5) * gridDim.y; row < split.rows; row += gridDim.y * kCombineWarps) {
+    combine_row<kHalves>(p, split, row);
   }
 }
 

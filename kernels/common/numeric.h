@@ -42,4 +42,14 @@ __device__ __forceinline__ void store_pair(void* base, int64_t index, int32_t dt
   }
 }
 
+__device__ __forceinline__ void store_four(void* base, int64_t index, int32_t dtype, float a, float b, float c, float d) {
+  if (dtype == FLASHMLA_F32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(base) + index) = make_float4(a, b, c, d);
+  } else {
+    const bool bf16 = dtype == FLASHMLA_BF16;
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(base) + index) =
+        make_uint2(bf16 ? Bf16::pack(a, b) : F16::pack(a, b), bf16 ? Bf16::pack(c, d) : F16::pack(c, d));
+  }
+}
+
 }  // namespace flashmla

@@ -100,7 +100,7 @@ test('kernels and schedules follow the launch plan', () => {
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 16, 1] })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 8, 1] })
 })
 
 test('devices without kernels are named', () => {

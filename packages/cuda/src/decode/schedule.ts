@@ -93,7 +93,8 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   // Little to merge, in many parts each: threads share the parts too.
   const narrow = entries * groupRows <= 512 && groupWorkers >= 8 * entries
-  const combineBlocks = Math.min(Math.ceil(groupRows / 4), Math.ceil((4 * device.multiprocessors) / entries))
+  // Blocks of 16 warps, a row each: as many as run at once.
+  const combineBlocks = Math.max(Math.min(groupRows, Math.floor((2 * device.multiprocessors) / entries)), 1)
   const halves = !portable && rows > 32
   return {
     workers,
