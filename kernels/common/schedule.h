@@ -182,6 +182,12 @@ struct SegmentWalk {
       out.group_start = group_start;
       out.lo = max(first - at.overhead, 0);
       out.hi = min(stop - group_start - at.overhead, s.blocks);
+#if __CUDA_ARCH__ < 900
+      // Past a shuffle ptxas can't merge these with the comparisons in whole(): it made one VIMNMX of min(x, n) and min(x, n) == n, whose
+      // predicate says x <= n.
+      out.lo = __shfl_sync(0xffffffffu, out.lo, 0);
+      out.hi = __shfl_sync(0xffffffffu, out.hi, 0);
+#endif
       // A sequence of no tokens still has rows to write: its first unit's owner does it.
       if (out.hi > out.lo || (s.blocks == 0 && first == 0)) {
         out.hi = max(out.hi, 0);
