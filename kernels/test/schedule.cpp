@@ -1,0 +1,44 @@
+// Runs the decode kernels' own schedule (common/schedule.h) on the host, for a test to check.
+// In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile h_q s_q b, b lengths, then b + 1 query
+//                     starts or nothing.
+// Out, a segment a line:  case group_worker seq group lo hi whole splits first_worker entry  (the last three are -1 but for a first part)
+#include <cstdio>
+#include <iostream>
+#include <sstream>
+#include <string>
+
+#include "warp.h"
+
+#include "../common/schedule.h"
+
+using namespace flashmla;
+
+int main() {
+  std::string line;
+  for (int number = 0; std::getline(std::cin, line); ++number) {
+    std::istringstream in(line);
+    MlaDecodeParams p = {};
+    in >> p.tile_rows >> p.tiles_per_group >> p.workers >> p.min_blocks >> p.tile_overhead >> p.split_by_tile >> p.h_q >> p.s_q >> p.batch;
+    std::vector<int> lengths(p.batch), starts;
+    for (int& length : lengths) in >> length;
+    for (int start; in >> start;) starts.push_back(start);
+    p.seq_lens = lengths.data();
+    p.query_start = starts.empty() ? nullptr : starts.data();
+    const int group_workers = p.workers / p.tiles_per_group;
+    warp::run([&](int lane) {
+      const Shapes shapes(p, p.tile_rows);
+      for (int worker = 0; worker < group_workers; ++worker) {
+        const LinePosition at = locate(p, shapes, worker);
+        SegmentWalk walk(at, worker);
+        Segment seg;
+        while (walk.next(at, shapes, seg)) {
+          if (lane != 0) continue;
+          const MlaSplit split = seg.lo == 0 ? describe_split(p, at, seg, worker) : MlaSplit{0, 0, -1, -1, {}};
+          const int entry = seg.lo == 0 ? split_index(p, shapes, seg, worker) : -1;
+          std::printf("%d %d %d %d %d %d %d %d %d %d\n", number, worker, seg.seq, seg.group, seg.lo, seg.hi, seg.whole(), split.splits,
+                      split.first_worker, entry);
+        }
+      }
+    });
+  }
+}
