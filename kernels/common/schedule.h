@@ -5,8 +5,8 @@
 // the combine kernel.
 // Equal tile groups, fewer than workers, are laid out as whole pieces instead, if hardly longer ones than equal shares do: then no
 // worker starts a second tile.
-// This code runs once in a call, at the speed of fetching its instructions: few divisions, all of them unsigned. Positions are
-// 32-bit: up to 2^31 units, 1.4e11 tokens times tile groups.
+// This code runs once in a call, and everything waits for it: it is kept short, with few divisions, all of them unsigned. Positions
+// are 32-bit: up to 2^31 units, 1.4e11 tokens times tile groups.
 #pragma once
 #include "../include/flashmla_params.h"
 
