@@ -153,6 +153,9 @@ test('a captured step is planned, then recorded; what can’t be replayed is ref
     expect(() => backend.capture(call)).toThrow(/can't be part of a captured step/)
   }
   backend.write(x, Float32Array.of(1)) // the mode is back
+  const later = backend.capture(() => backend.attention(out, lse, q, cache, batch, 1))
+  lse.dispose()
+  expect(() => later.replay()).toThrow(/which a captured graph uses/)
   graph.dispose()
   graph.dispose()
   expect(() => graph.replay()).toThrow(DisposedError)

@@ -129,9 +129,11 @@ export class LaunchQueue {
     this.#run = []
     this.#like = []
     chunk.used = ++this.#clock
-    chunk.graph ??= new Graph(this.stream, () => {
+    // Not watched: a run is like the chunk when its addresses are, whose memory it may be now.
+    const enqueue = () => {
       for (const entry of chunk.entries) enqueueEntry(entry, this.stream)
-    })
+    }
+    chunk.graph ??= new Graph(this.stream, enqueue, { watch: false })
     chunk.graph.replay(this.stream)
   }
 

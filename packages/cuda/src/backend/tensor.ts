@@ -48,6 +48,7 @@ export class CudaTensor<D extends DType = DType> implements Tensor<D> {
   get address(): bigint {
     if (this.#disposed || this.memory.disposed) throw new DisposedError(`A tensor [${this.shape}]`)
     if (this.#parent) void this.#parent.address
+    else void this.memory.address // a capture notes it
     return this.#address
   }
 

@@ -2,6 +2,7 @@ import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla
 import { expect, test } from 'vitest'
 import { Context } from '../driver/context'
 import { Driver } from '../driver/driver'
+import { Graph } from '../driver/graph'
 import { DeviceMemory } from '../driver/memory'
 import { Stream } from '../driver/stream'
 import { KernelLibrary, readManifest, targetFor } from '../kernels/library'
@@ -162,4 +163,19 @@ test('the library unloads its modules once, and its kernels are refused afterwar
   expect(() => library.kernel('mla_append')).toThrow(DisposedError)
   expect(() => library[Symbol.dispose]()).toThrow(DisposedError)
   expect(() => context[Symbol.dispose]()).toThrow(/still holds 11 resources/)
+})
+
+test('a graph of decodes names the tensors, and the work memory of its plan', () => {
+  const { api, stream, library } = setUp()
+  const given = tensors(stream)
+  const [plan, other] = [planDecode(library, stream, shape), planDecode(library, stream, shape)]
+  const captured = (of: typeof plan) => new Graph(stream, () => decode(of, given))
+  decode(plan, given) // bound before the captures, which is no matter
+  const [first, second] = [captured(plan), captured(other)]
+  plan[Symbol.dispose]()
+  expect(() => first.replay(stream)).toThrow(DisposedError)
+  second.replay(stream)
+  given.seqLens[Symbol.dispose]()
+  expect(() => second.replay(stream)).toThrow(/^16 bytes of memory of device 0, which a captured graph uses/)
+  expect(api.called('cuGraphLaunch')).toHaveLength(1)
 })

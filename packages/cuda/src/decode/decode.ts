@@ -153,6 +153,7 @@ export class DecodePlan extends Resource {
   /** Queues the kernels on the plan's stream. @internal Called by `decode`. */
   launch(): void {
     this.alive()
+    if (this.#stream.context.captured) for (const memory of this.#workspace) void memory.address
     this.#decode.on(this.#stream)
     this.#combine.on(this.#stream)
   }

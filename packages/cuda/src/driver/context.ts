@@ -70,6 +70,8 @@ export class Context extends Resource {
   readonly device: DeviceInfo
   /** @internal What was queued last, for the errors that come late. */
   readonly trail = new Trail()
+  /** @internal Memory whose address is read while a graph is captured. */
+  captured: Set<Resource> | undefined
   readonly #cuDevice: number
   readonly #handle: bigint
   #lost = false

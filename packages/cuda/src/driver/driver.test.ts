@@ -226,6 +226,23 @@ test('a graph is captured, replayed, updated and freed; what capture throws come
   expect([...api.handles.values()]).toEqual(['stream'])
 })
 
+test('a graph is not replayed once memory that it names is gone; an update names other memory', () => {
+  const { api, stream } = setUp()
+  const [memory, other] = [new DeviceMemory(stream, 64), new DeviceMemory(stream, 32)]
+  const part = () => new DeviceMemory(stream, 8, { of: memory, offset: 8 })
+  const graph = new Graph(stream, () => fill(stream, part(), 0))
+  const unwatched = new Graph(stream, () => fill(stream, memory, 0), { watch: false })
+  graph.replay(stream)
+  memory[Symbol.dispose]()
+  expect(() => graph.replay(stream)).toThrow(/^64 bytes of memory of device 0, which a captured graph uses, was used after/)
+  unwatched.replay(stream)
+  graph.update(stream, () => fill(stream, other, 0))
+  graph.replay(stream)
+  expect(api.called('cuGraphLaunch')).toHaveLength(3)
+  graph[Symbol.dispose]()
+  other[Symbol.dispose]()
+})
+
 test('waiting leaves the event loop free and reports failed work', async () => {
   const { api, stream } = setUp()
   api.failures.set('cuStreamQuery', 600)

@@ -1,4 +1,4 @@
-import { UnsupportedError } from '@flashmla/spec'
+import { DisposedError, UnsupportedError } from '@flashmla/spec'
 import type { Context } from './context'
 import { Resource } from './resource'
 import type { Stream } from './stream'
@@ -7,12 +7,21 @@ import type { Stream } from './stream'
 const CAPTURE_THREAD_LOCAL = 1
 const GRAPH_EXEC_UPDATE_FAILURE = 910
 
-/** Records what `work` queues on the stream, without running it, and hands the CUgraph and its kernels' names to `use`. */
-function captured<T>(stream: Stream, work: () => void, use: (graph: bigint, kernels: readonly string[]) => T): T {
+/** A CUgraph, the names of its kernels, and the memory whose address was read while it was captured. */
+interface Captured {
+  readonly graph: bigint
+  readonly kernels: readonly string[]
+  readonly memory: ReadonlySet<Resource>
+}
+
+/** Records what `work` queues on the stream, without running it, and hands it to `use`. */
+function captured<T>(stream: Stream, work: () => void, use: (captured: Captured) => T): T {
   const { context } = stream
   context.call('cuStreamBeginCapture_v2', stream.handle, CAPTURE_THREAD_LOCAL)
   const kernels: string[] = []
+  const memory = new Set<Resource>()
   stream.recording = kernels
+  context.captured = memory
   try {
     work()
   } catch (error) {
@@ -20,12 +29,13 @@ function captured<T>(stream: Stream, work: () => void, use: (graph: bigint, kern
     throw error
   } finally {
     stream.recording = undefined
+    context.captured = undefined
   }
   const out = new BigUint64Array(1)
   context.call('cuStreamEndCapture', stream.handle, new Uint8Array(out.buffer))
   const graph = out[0]!
   try {
-    return use(graph, kernels)
+    return use({ graph, kernels, memory })
   } finally {
     context.call('cuGraphDestroy', graph)
   }
@@ -40,28 +50,43 @@ function endQuietly(context: Context, stream: Stream): void {
 
 /**
  * Work captured once and replayed with one call. Kernels read what their buffers hold at replay; addresses, grids and
- * parameter values are those of the capture until `update`.
+ * parameter values are those of the capture until `update`. Memory that the work names has to outlive the last replay.
  */
 export class Graph extends Resource {
   readonly context: Context
   readonly #exec: bigint
+  readonly #watches: boolean
   #note = ''
+  #unwatch: (() => void)[] = []
+  /** What the graph uses and is gone. */
+  #gone: string | undefined
 
-  /** Captures what `work` queues on `stream`. @throws what `work` throws, CudaError */
-  constructor(stream: Stream, work: () => void) {
+  /**
+   * Captures what `work` queues on `stream`. `watch` false: whoever replays it knows what lies at its addresses.
+   * @throws what `work` throws, CudaError
+   */
+  constructor(stream: Stream, work: () => void, { watch = true }: { readonly watch?: boolean } = {}) {
     const { context } = stream
     super(context.driver, `A graph of device ${context.device.ordinal}`, [context.held])
     this.context = context
-    this.#exec = captured(stream, work, (graph, kernels) => {
+    this.#watches = watch
+    this.#exec = captured(stream, work, ({ graph, kernels, memory }) => {
       this.#note = noteOf(kernels)
-      return context.create('cuGraphInstantiateWithFlags', graph, 0)
+      const exec = context.create('cuGraphInstantiateWithFlags', graph, 0)
+      this.#watch(memory)
+      return exec
     })
     this.hold()
   }
 
-  /** Queues the whole graph. @throws InvalidArgumentError for a stream of another context, CudaError, DisposedError */
+  /**
+   * Queues the whole graph.
+   * @throws DisposedError also when memory that the captured work named is gone, InvalidArgumentError for a stream of another
+   * context, CudaError
+   */
   replay(stream: Stream): void {
     this.alive()
+    if (this.#gone !== undefined) throw new DisposedError(`${this.#gone}, which a captured graph uses,`)
     this.context.demand(stream, 'The stream')
     this.context.call('cuGraphLaunch', this.#exec, stream.handle)
     stream.note(this.#note)
@@ -74,7 +99,7 @@ export class Graph extends Resource {
   update(stream: Stream, work: () => void): void {
     this.alive()
     this.context.demand(stream, 'The stream')
-    captured(stream, work, (graph, kernels) => {
+    captured(stream, work, ({ graph, kernels, memory }) => {
       const result = new Uint8Array(24) // CUgraphExecUpdateResultInfo
       const status = this.context.attempt('cuGraphExecUpdate_v2', this.#exec, graph, result)
       if (status === GRAPH_EXEC_UPDATE_FAILURE) {
@@ -84,11 +109,27 @@ export class Graph extends Resource {
         )
       }
       if (status !== 0) this.context.fail(status, 'cuGraphExecUpdate_v2', noteOf(kernels))
+      this.#watch(memory)
     })
+  }
+
+  #watch(memory: ReadonlySet<Resource>): void {
+    for (const unwatch of this.#unwatch) unwatch()
+    this.#gone = undefined
+    this.#unwatch = []
+    if (!this.#watches) return
+    for (const resource of memory) {
+      const gone = () => {
+        this.#gone ??= resource.what
+      }
+      if (resource.disposed) gone()
+      else this.#unwatch.push(resource.watch(gone))
+    }
   }
 
   protected release(): void {
     this.context.giveBack('cuGraphExecDestroy', this.#exec)
+    for (const unwatch of this.#unwatch) unwatch()
   }
 }
 

@@ -45,7 +45,8 @@ export class DeviceMemory extends Resource {
   /** CUdeviceptr. @throws DisposedError */
   get address(): bigint {
     this.alive()
-    void this.#whole?.address
+    if (this.#whole) void this.#whole.address
+    else this.context.captured?.add(this)
     return this.#address
   }
 

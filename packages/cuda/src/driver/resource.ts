@@ -7,6 +7,7 @@ export abstract class Resource implements LiveResource {
   readonly what: string
   readonly madeAt: string | undefined
   readonly #holders: Set<LiveResource>[]
+  #watchers: Set<() => void> | undefined
   #disposed = false
 
   /** `what` names it in errors and in the leak report. */
@@ -23,6 +24,13 @@ export abstract class Resource implements LiveResource {
 
   get disposed(): boolean {
     return this.#disposed
+  }
+
+  /** @internal Calls `then` when this is disposed of. The returned function takes that back. */
+  watch(then: () => void): () => void {
+    this.#watchers ??= new Set()
+    this.#watchers.add(then)
+    return () => this.#watchers?.delete(then)
   }
 
   /** @throws DisposedError */
@@ -49,6 +57,7 @@ export abstract class Resource implements LiveResource {
   #drop(): void {
     this.#disposed = true
     for (const holder of this.#holders) holder.delete(this)
+    for (const then of this.#watchers ?? []) then()
   }
 
   protected abstract release(): void
