@@ -30,6 +30,7 @@ export interface PagedBatch {
 
 /** A recorded sequence of operations that runs again on the same tensors. */
 export interface StepGraph {
+  /** @throws DisposedError when it, or a tensor that it uses, is gone */
   replay(): void
   dispose(): void
 }

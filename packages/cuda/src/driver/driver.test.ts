@@ -234,7 +234,9 @@ test('a graph is not replayed once memory that it names is gone; an update names
   const unwatched = new Graph(stream, () => fill(stream, memory, 0), { watch: false })
   graph.replay(stream)
   memory[Symbol.dispose]()
-  expect(() => graph.replay(stream)).toThrow(/^64 bytes of memory of device 0, which a captured graph uses, was used after/)
+  expect(() => graph.replay(stream)).toThrow(
+    /^64 bytes of memory of device 0, which a captured graph uses, was used after/,
+  )
   unwatched.replay(stream)
   graph.update(stream, () => fill(stream, other, 0))
   graph.replay(stream)
