@@ -196,9 +196,19 @@ test('fast attention goes to the decode kernels for bf16-576 only, and holds a c
   batch.update({ ...step, queryStart: Int32Array.of(0, 4, 8) })
   backend.capture(() => {})
   batch.update(step)
-  backend.capture(attend)
+  const graph = backend.capture(attend)
   batch.update({ ...step, queryStart: Int32Array.of(0, 2, 4) })
-  expect(() => batch.update({ ...step, queryStart: Int32Array.of(0, 3, 4) })).toThrow(/planned for 2 at most/)
+  const wider = () => batch.update({ ...step, queryStart: Int32Array.of(0, 3, 4) })
+  expect(wider).toThrow(/planned for 2 at most/)
+  let passes = 0
+  const broken = () =>
+    backend.capture(() => {
+      attend()
+      if (++passes === 2) throw new RangeError('mine')
+    })
+  expect(broken).toThrow(RangeError)
+  graph.dispose()
+  wider() // nothing holds it any more
 })
 
 test('naive attention takes runs of tokens, an empty sequence its zeros, and no capture', async () => {

@@ -64,8 +64,8 @@ export class CudaBatch implements PagedBatch {
   #stride = 0
   #longest = 0
   #mostQueries = 0
-  /** Most query rows of a sequence that a captured step was planned for. */
-  #plannedQueries = Number.POSITIVE_INFINITY
+  /** Most query rows of a sequence that each captured step was planned for. */
+  readonly #planned = new Set<{ readonly queries: number }>()
   /** Caches that the step was checked against. */
   #fits = new WeakSet<CudaCache>()
   #disposed = false
@@ -150,11 +150,13 @@ export class CudaBatch implements PagedBatch {
       longest = Math.max(longest, seqLens[s]!)
       mostQueries = Math.max(mostQueries, queryStart[s + 1]! - queryStart[s]!)
     }
-    if (mostQueries > this.#plannedQueries)
+    for (const { queries } of this.#planned) {
+      if (mostQueries <= queries) continue
       throw new InvalidArgumentError(
-        `A sequence has ${mostQueries} query rows; the captured step was planned for ${this.#plannedQueries} at most.`,
-        'Capture a step with that many rows, in a batch of its own.',
+        `A sequence has ${mostQueries} query rows; the captured step was planned for ${queries} at most.`,
+        'Capture a step with that many rows, in a batch of its own, or dispose of the captured one first.',
       )
+    }
     this.#queryStart.set(queryStart, 0)
     this.#queryStart.fill(queryStart[b]!, b + 1)
     this.#seqLens.set(seqLens, 0)
@@ -192,9 +194,14 @@ export class CudaBatch implements PagedBatch {
     this.#fits.add(cache)
   }
 
-  /** A captured step depends on there being no more query rows of a sequence than now: later updates are held to it. */
-  holdQueries(): void {
-    this.#plannedQueries = Math.min(this.#plannedQueries, this.#mostQueries)
+  /**
+   * A captured step depends on there being no more query rows of a sequence than now: later updates are held to it, until the
+   * returned function is called.
+   */
+  holdQueries(): () => void {
+    const planned = { queries: this.#mostQueries }
+    this.#planned.add(planned)
+    return () => this.#planned.delete(planned)
   }
 
   /** One sequence's row of the block table. */

@@ -20,6 +20,8 @@ export class BackendDevice {
   readonly library: KernelLibrary
   /** For what is known at a capture but may change before a replay. */
   mode: Mode = 'run'
+  /** What the captured step that is being recorded calls when it is disposed of. */
+  capturing: (() => void)[] = []
   readonly #operations = new Map<string, LaidOut>()
   readonly #owned = new Set<Disposable>()
   readonly #workspaces = new Map<string, { memory: DeviceMemory; captured: boolean }>()

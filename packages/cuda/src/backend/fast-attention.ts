@@ -39,7 +39,7 @@ export class FastAttention {
     const sQ = batch.mostQueries
     const totalQueries = Math.min(rows, batch.capacity.maxSequences * sQ)
     if (totalQueries === 0 || h === 0) return
-    if (device.mode === 'capture') batch.holdQueries()
+    if (device.mode === 'capture') device.capturing.push(batch.holdQueries())
     const { plan, id } = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
     const n = totalQueries * h * QK_WIDTH
     const target = device.workspace('queries in bf16', n * 2)

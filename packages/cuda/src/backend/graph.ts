@@ -10,11 +10,19 @@ import type { BackendDevice } from './device'
 export function captureStep(device: BackendDevice, record: () => void): StepGraph {
   device.eager('A capture')
   let graph: Graph
+  const holds: (() => void)[] = []
+  const letGo = () => {
+    for (const hold of holds.splice(0)) hold()
+  }
+  device.capturing = holds
   try {
     device.mode = 'plan'
     record()
     device.mode = 'capture'
     graph = device.own(new Graph(device.stream, record))
+  } catch (error) {
+    letGo()
+    throw error
   } finally {
     device.mode = 'run'
   }
@@ -30,6 +38,7 @@ export function captureStep(device: BackendDevice, record: () => void): StepGrap
       device.eager('Disposing of a captured step')
       device.stream.synchronize() // a replay may still run
       device.free(graph)
+      letGo()
     },
   }
 }

@@ -190,7 +190,7 @@ export class DecodePlan extends Resource {
       if (!memory) continue
       if (memory.context !== this.#stream.context)
         throw new InvalidArgumentError(
-          `${name} is on device ${memory.context.device.ordinal}, the plan on another context.`,
+          `${name} is on device ${memory.context.device.ordinal}, in another context than the plan's on device ${this.#stream.context.device.ordinal}.`,
           'Keep all tensors of a decode in the context of its stream.',
         )
       if (memory.bytes < bytes)

@@ -94,7 +94,7 @@ test('a plan keeps to the device of its stream', () => {
     lse: memory(4),
     scale: 1,
   }
-  expect(() => decode(plan, tensors)).toThrow(/seqLens is on device 0, the plan on another context/)
+  expect(() => decode(plan, tensors)).toThrow(/seqLens is on device 0, in another context than the plan's on device 1/)
   decode(plan, { ...tensors, seqLens: memory(4) })
   expect(new Set(api.launches.map(({ stream }) => stream))).toEqual(new Set([b.stream.handle]))
 })
