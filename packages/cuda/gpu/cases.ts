@@ -1,5 +1,6 @@
 import { contract, largeCache } from './backend'
 import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
+import { checkDevices } from './devices'
 import { engine } from './engine'
 import type { Case } from './machine'
 import { rates } from './rates'
@@ -22,6 +23,7 @@ export const cases: readonly Case[] = [
       (machine) => checkDecode(machine, given),
     ],
   ),
+  ['all devices', checkDevices],
   ['launch cost', timeLaunches],
   ...contract,
   largeCache,

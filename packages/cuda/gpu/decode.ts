@@ -33,7 +33,7 @@ export interface DecodeCase {
 }
 
 /** Inputs of a case: pages in shuffled order, every slot that must not be read NaN, block ids past the end absurd. */
-function inputs({ hQ, sQ, pageSize, lengths }: DecodeCase) {
+export function inputs({ hQ, sQ, pageSize, lengths }: DecodeCase) {
   const pages = lengths.map((length) => Math.ceil(length / pageSize))
   const numBlocks = pages.reduce((a, b) => a + b, 1)
   const stride = Math.max(...pages, 1)
