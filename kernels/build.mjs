@@ -2,9 +2,11 @@
 // A word compiles only the modules whose source has it (`node kernels/build.mjs model`); the others' entries stay.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { suspects } from './machine-code.mjs'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const output = join(root, '..', 'packages', 'cuda', 'cubin')
@@ -107,6 +109,28 @@ function describe(recorded = [], only = '') {
   })
 }
 
+/** Ends the program when a module has, or its PTX turns into, an instruction that ptxas gets wrong. */
+function refuseMiscompiled(module, file) {
+  const found = suspects(file)
+  if (found.length === 0) return
+  console.error(
+    `${module} has VIMNMX with a predicate, which ptxas 13.0 gets wrong (kernels/machine-code.mjs): ${found}`,
+  )
+  process.exit(1)
+}
+
+/** What a Hopper device's driver makes of PTX. */
+function assembled(file) {
+  const folder = mkdtempSync(join(tmpdir(), 'flashmla-ptx-'))
+  try {
+    const cubin = join(folder, 'sm_90.cubin')
+    execFileSync('ptxas', ['-arch=sm_90', file, '-o', cubin])
+    return readFileSync(cubin)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
 if (process.argv.includes('--check')) {
   const recorded = existsSync(manifestPath) ? JSON.parse(readFileSync(manifestPath, 'utf8')) : { kernels: [] }
   const missing = modules.map(({ module }) => module).filter((module) => !existsSync(join(output, module)))
@@ -116,6 +140,9 @@ if (process.argv.includes('--check')) {
     )
     console.error('Run `node kernels/build.mjs` with nvcc 13.0 and commit packages/cuda/cubin.')
     process.exit(1)
+  }
+  for (const { module } of modules) {
+    if (module.endsWith('.cubin')) refuseMiscompiled(module, readFileSync(join(output, module)))
   }
   console.log(`${recorded.kernels.length} kernels match their sources.`)
 } else {
@@ -129,6 +156,8 @@ if (process.argv.includes('--check')) {
       { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
     )
     process.stdout.write(report)
+    const file = join(output, module)
+    refuseMiscompiled(module, module.endsWith('.ptx') ? assembled(file) : readFileSync(file))
   }
   writeFileSync(manifestPath, `${JSON.stringify({ version: 1, kernels: describe(recorded, only) }, null, 2)}\n`)
   for (const file of readdirSync(output)) console.log(`${file} ${statSync(join(output, file)).size}`)

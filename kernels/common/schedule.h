@@ -183,8 +183,8 @@ struct SegmentWalk {
       out.lo = max(first - at.overhead, 0);
       out.hi = min(stop - group_start - at.overhead, s.blocks);
 #if __CUDA_ARCH__ < 900
-      // Past a shuffle ptxas can't merge these with the comparisons in whole(): it made one VIMNMX of min(x, n) and min(x, n) == n, whose
-      // predicate says x <= n.
+      // Past a shuffle ptxas can't merge these with the comparisons in whole(), which it gets wrong: see machine-code.mjs. The Hopper
+      // kernels come out right without; the build refuses them else.
       out.lo = __shfl_sync(0xffffffffu, out.lo, 0);
       out.hi = __shfl_sync(0xffffffffu, out.hi, 0);
 #endif
