@@ -1,8 +1,19 @@
 // Compiles the kernels into packages/cuda/cubin and writes their manifest. `--check` compares manifest and sources, no compiler.
+// `--trace FOLDER` compiles the decode kernels with clocks in them (common/trace.h).
 // A word compiles only the modules whose source has it (`node kernels/build.mjs model`); the others' entries stay.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -145,6 +156,21 @@ if (process.argv.includes('--check')) {
     if (module.endsWith('.cubin')) refuseMiscompiled(module, readFileSync(join(output, module)))
   }
   console.log(`${recorded.kernels.length} kernels match their sources.`)
+} else if (process.argv.includes('--trace')) {
+  // The decode kernels with clocks in them, for benchmarks/gpu/trace.py.
+  const folder = process.argv.at(-1)
+  const { module, source, flags } = modules[0]
+  mkdirSync(folder, { recursive: true })
+  execFileSync('nvcc', [
+    '-std=c++17',
+    '-O3',
+    '-DFLASHMLA_TRACE',
+    ...flags,
+    join(root, source),
+    '-o',
+    join(folder, module),
+  ])
+  copyFileSync(manifestPath, join(folder, 'manifest.json'))
 } else {
   const only = process.argv[2] ?? ''
   const recorded = existsSync(manifestPath) ? JSON.parse(readFileSync(manifestPath, 'utf8')).kernels : []

@@ -82,8 +82,8 @@ def function(symbol, module):
     return _functions[key]
 
 
-def load_manifest():
-    manifest = json.load(open(os.path.join(CUBIN, 'manifest.json')))
+def load_manifest(folder=CUBIN):
+    manifest = json.load(open(os.path.join(folder, 'manifest.json')))
     return {(k['symbol'], k['module']): k for k in manifest['kernels']}
 
 

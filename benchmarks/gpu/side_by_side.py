@@ -10,59 +10,22 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'peers'))
 
-import oracle
 from driver import Decode
 from peers import FlashAttention3, FlashMla
-from time_decode import SHAPES, ceilings, label, ragged
+from time_decode import SHAPES, ceilings, inputs_for, label
+from turns import difference, in_turns
 
 PEERS = os.environ['PEERS']
 SCALE = 576**-0.5
 ROUNDS = int(os.environ.get('ROUNDS', '9'))
 
 
-def captured(calls):
-    for call in calls:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    graph.replay()
-    torch.cuda.synchronize()
-    return graph
-
-
-def in_turns(contenders, rounds):
-    """Median microseconds a launch of each contender; the rounds go through all of them in turn."""
-    graphs = [captured(calls) for calls in contenders]
-    times = [[] for _ in contenders]
-    for _ in range(rounds):
-        for graph, calls, mine in zip(graphs, contenders, times):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            mine.append(start.elapsed_time(end) * 1e3 / len(calls))
-    return [sorted(mine)[len(mine) // 2] for mine in times]
-
-
-def difference(a, b):
-    a, b = a.double().flatten(), b.double().flatten()
-    return ((a - b).norm() / b.norm()).item()
-
-
 def contenders_for(shape):
-    b, s_q, h_q, lengths = shape[:4]
-    if lengths == 'ragged':
-        lengths = ragged(4116 if h_q == 128 else 4243, b)
-    lengths = lengths if isinstance(lengths, list) else [lengths] * b
-    tokens = sum(lengths)
-    sets = max(1, min(16, -(-(300 << 20) // (tokens * 1152))))
+    b, s_q, h_q = shape[:3]
+    inputs, lengths, launches = inputs_for(shape)
+    tokens, sets = sum(lengths), len(inputs)
     ours, mla, fa3 = [], [], []
-    for seed in range(sets):
-        q, kv, table, seq_lens = oracle.make_inputs(lengths, s_q, h_q, 64, seed=seed, poison=False)
+    for q, kv, table, seq_lens in inputs:
         ours.append(Decode(q, kv, table, seq_lens, s_q, SCALE))
         # The peers get a table without entries past the sequences' ends.
         plain = table[:, : -(-max(lengths) // 64)].clamp(max=kv.shape[0] - 1).contiguous()
@@ -74,7 +37,6 @@ def contenders_for(shape):
     fa3[0].launch()
     torch.cuda.synchronize()
     apart = [difference(ours[0].out, peer.out) for peer in (mla[0], fa3[0])]
-    launches = max(sets, 10 if tokens < 1 << 20 else 4)
     calls = [
         [ours[i % sets] for i in range(launches)],
         [mla[i % sets].launch for i in range(launches)],

@@ -61,7 +61,8 @@ def ceilings():
     return copy, read, flops
 
 
-def measure(shape, **tune):
+def inputs_for(shape):
+    """Sets of inputs that together don't fit into L2, their lengths, and how many launches a graph of them takes."""
     b, s_q, h_q, lengths = shape[:4]
     if lengths == 'ragged':
         lengths = ragged(4116 if h_q == 128 else 4243, b)
@@ -69,8 +70,14 @@ def measure(shape, **tune):
     tokens = sum(lengths)
     sets = max(1, min(16, -(-(300 << 20) // (tokens * 1152))))
     inputs = [oracle.make_inputs(lengths, s_q, h_q, 64, seed=i, poison=False) for i in range(sets)]
+    return inputs, lengths, max(sets, 10 if tokens < 1 << 20 else 4)
+
+
+def measure(shape, **tune):
+    b, s_q, h_q = shape[:3]
+    inputs, lengths, launches = inputs_for(shape)
+    tokens, sets = sum(lengths), len(inputs)
     calls = [Decode(*x, s_q, 576 ** -0.5, **tune) for x in inputs]
-    launches = max(sets, 10 if tokens < 1 << 20 else 4)
     us = replay_us([calls[i % sets] for i in range(launches)])
     hot = replay_us([calls[0]] * launches) if sets > 1 else us
     flop = 2 * h_q * s_q * tokens * 1088

@@ -2,6 +2,7 @@
 #pragma once
 #include "../../include/flashmla_params.h"
 #include "../../common/schedule.h"
+#include "../../common/trace.h"
 #include "../ptx/barrier.h"
 #include "../ptx/tma.h"
 #include "../ptx/wgmma.h"

@@ -29,6 +29,7 @@ struct Consumer {
   const int wg, warp, lane;  // warp of the warpgroup
   uint32_t parity[2] = {0, 0};  // of full[buffer], flipped once a block
   uint32_t q_parity = 0;
+  int segment = 0;  // which one, for the trace
 
   __device__ Consumer(const MlaDecodeParams& p_, SharedStorage& sh_, int wg_)
       : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31) {}
@@ -192,6 +193,7 @@ struct Consumer {
 
     mbarrier_wait(smem_address(&sh.q_full), q_parity);
     q_parity ^= 1;
+    if (threadIdx.x == 0) trace_segment(segment, kTraceQueries);
     {
       const int row = warp * 16 + (lane & 15);
 #pragma unroll
@@ -223,6 +225,7 @@ struct Consumer {
       auto even_block = [&](int j, int first_token) {
         wgmma_wait<0>();
         pin(s);
+        if (j == 0 && threadIdx.x == 0) trace_segment(segment, kTraceScores);
         release(sh.empty[0][kRope]);
         softmax(s, rows, first_token, scale_log2, m, l, scale);
         pack(pr, s);
@@ -235,6 +238,7 @@ struct Consumer {
         parity[0] ^= 1;
         wgmma_wait<0>();
         pin(o);
+        if (j == 0 && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
         release(sh.empty[0][kLeft]);
       };
 #pragma unroll 1

@@ -16,12 +16,18 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
   SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
-  const int worker = blockIdx.x, group_worker = unsigned(worker) / unsigned(p.tiles_per_group), member = worker - group_worker * p.tiles_per_group;
+  const int worker = blockIdx.x, group_worker = unsigned(worker) / unsigned(p.tiles_per_group);
+  const int member = worker - group_worker * p.tiles_per_group;
   const Shapes shapes(p, kRows);
+  if (threadIdx.x == 0) {
+    trace(kTraceStartNs);
+    trace(kTraceStart);
+  }
 
   if (threadIdx.x < 32) {
     // What comes before has ended, for all of the block: it meets below. Nothing of it is read or overwritten earlier.
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    if (threadIdx.x == 0) trace(kTracePrecedent);
     const LinePosition at = locate(p, shapes, group_worker);
     if (threadIdx.x == 0) sh.at = at;
   } else if (threadIdx.x == 32) {
@@ -38,6 +44,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   __syncthreads();
   const LinePosition at = sh.at;
+  if (threadIdx.x == 0) trace(kTraceLocated);
 
   if (threadIdx.x >= 256) {
     drop_registers<kProducerRegisters>();
@@ -55,6 +62,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     const bool describes = threadIdx.x == 0 && member == 0;
     if (describes && !p.split_by_tile) p.splits[group_worker].splits = 0;
     while (walk.next(at, shapes, seg)) {
+      if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceFound);
       if (describes && seg.lo == 0 && (p.split_by_tile || !seg.whole())) {
         p.splits[split_index(p, shapes, seg, group_worker)] = describe_split(p, at, seg, group_worker);
       }
@@ -80,7 +88,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       }
       // Launched earlier, the combine kernel's blocks would crowd on the processors that are done first.
       if (walk.pos >= walk.end) asm volatile("griddepcontrol.launch_dependents;");
+      if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
       write_segment(p, sh, seg, wg, worker, first_row, o, m, l);
+      if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
+      ++consumer.segment;
+    }
+    if (threadIdx.x == 0) {
+      trace(kTraceEnd);
+      trace(kTraceEndNs);
     }
   }
 }

@@ -55,6 +55,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
       const uint32_t bar = smem_address(&sh.q_full);
       mbarrier_expect_tx(bar, kTiles * kTileBytes);
       tma_load_3d(smem_address(sh.q), map_q, bar, 0, query_row(shapes, seg, member), 0);
+      if (q_parity == 0) trace(kTraceQueriesAsked);
     }
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
