@@ -26,7 +26,8 @@ export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
     const started = performance.now()
     await next()
     const { method, path } = c.req
-    const { status } = c.res
+    // 499, as proxies count it: the client left before its answer.
+    const status = c.req.raw.signal.aborted ? 499 : c.res.status
     const route = app.routes.some((each) => each.path === path) ? path : 'other'
     metrics.requests.inc({ method, route, status: String(status) })
     const milliseconds = Math.round(performance.now() - started)
@@ -123,7 +124,11 @@ export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
 }
 
 async function readJson(c: Context<NodeEnv>): Promise<unknown> {
-  const text = await c.req.text()
+  const text = await c.req.text().catch(() => {
+    throw new HttpError(400, 'The body ended early. Send as many bytes as Content-Length says.', {
+      code: 'invalid_json',
+    })
+  })
   try {
     return JSON.parse(text)
   } catch (error) {

@@ -112,6 +112,15 @@ describe('the openai client', () => {
     expect(value.legs).toBeTypeOf('number')
   })
 
+  it('echoes a prompt as it was given, and refuses its log-probabilities', async () => {
+    const prompt = '\ufeffThe whale<|end_of_text|> and'
+    const { choices } = await client.completions.create({ model: 'stub', prompt, max_tokens: 0, echo: true })
+    expect(choices[0]!.text).toBe(prompt)
+    await expect(
+      client.completions.create({ model: 'stub', prompt, max_tokens: 0, echo: true, logprobs: 1 }),
+    ).rejects.toMatchObject({ status: 400, param: 'logprobs' })
+  })
+
   it('takes several prompts, token ids, and echoes', async () => {
     const { choices } = await client.completions.create({
       model: 'stub',

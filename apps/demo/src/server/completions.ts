@@ -12,9 +12,17 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
     throw new HttpError(400, 'suffix is not supported: the models served here only continue.', { param: 'suffix' })
   if (body.best_of !== undefined && body.best_of !== (body.n ?? 1))
     throw new HttpError(400, 'best_of other than n is not supported.', { param: 'best_of' })
-  const prompts = tokenize(context, body.prompt)
+  if (body.echo && body.logprobs !== undefined)
+    throw new HttpError(400, 'logprobs of an echoed prompt are not supported. Leave out echo or logprobs.', {
+      param: 'logprobs',
+    })
+  const given = promptsOf(body.prompt)
+  const prompts = given.map((each) => (typeof each === 'string' ? context.tokenizer.encode(each).ids : each))
+  if (prompts.some((ids) => ids.length === 0)) throw new HttpError(400, 'The prompt is empty.', { param: 'prompt' })
   const n = body.n ?? 1
-  const echoes = prompts.map((ids) => (body.echo ? context.vocabulary.text(ids) : ''))
+  const echoes = given.map((each) =>
+    body.echo ? (typeof each === 'string' ? each : context.vocabulary.text(each)) : '',
+  )
   const generation: Generation = { prompts, body, defaultMaxTokens: 16, logprobs: body.logprobs, tenant, signal }
   const logprobs = (event: LogprobSource | undefined, offset: number) => {
     if (body.logprobs === undefined || event?.logprob === undefined) return null
@@ -89,18 +97,8 @@ function name(context: ServerContext, token: number): string {
     : context.vocabulary.text([token])
 }
 
-function tokenize(context: ServerContext, prompt: CompletionBody['prompt']): number[][] {
-  const encode = (text: string) => context.tokenizer.encode(text).ids
-  const list =
-    typeof prompt === 'string'
-      ? [encode(prompt)]
-      : isIds(prompt)
-        ? [prompt]
-        : prompt.map((each) => (typeof each === 'string' ? encode(each) : (each as number[])))
-  if (list.some((ids) => ids.length === 0)) throw new HttpError(400, 'The prompt is empty.', { param: 'prompt' })
-  return list
-}
-
-function isIds(prompt: readonly unknown[]): prompt is number[] {
-  return typeof prompt[0] === 'number'
+/** The prompts as they were given: texts, or token ids. */
+function promptsOf(prompt: CompletionBody['prompt']): (string | number[])[] {
+  if (typeof prompt === 'string') return [prompt]
+  return typeof prompt[0] === 'number' ? [prompt as number[]] : (prompt as string[] | number[][])
 }

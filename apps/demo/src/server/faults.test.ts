@@ -71,6 +71,13 @@ describe('fuzzed bodies', () => {
       expect((await server.post('/v1/completions', text)).status).toBe(400)
     },
   )
+
+  it('a schema too deep to be followed is a 400', async () => {
+    const schema = `${'{"items":'.repeat(50_000)}{}${'}'.repeat(50_000)}`
+    const format = `{"type":"json_schema","json_schema":{"schema":${schema}}}`
+    const response = await server.post('/v1/completions', `{"prompt":"x","response_format":${format}}`)
+    expect([response.status, (await response.json()).error.type]).toEqual([400, 'invalid_request_error'])
+  })
 })
 
 const requests = Number(process.env.SOAK_REQUESTS ?? 800)

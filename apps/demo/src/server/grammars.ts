@@ -1,12 +1,13 @@
 import type { Rule, Vocabulary } from '@flashmla/engine'
 import { forcedCall, jsonObject, jsonSchemaRule, TokenGrammar, TokenTrie } from '@flashmla/engine'
 import type { GrammarFormat } from './context'
+import { HttpError } from './errors'
 
 /** Compiles response formats, and remembers the latest of them. */
 export function grammarCache(vocabulary: Vocabulary, eosTokenIds: readonly number[], size = 64) {
   let trie: TokenTrie | undefined
   const made = new Map<string, TokenGrammar>()
-  return (format: GrammarFormat): TokenGrammar => {
+  const compile = (format: GrammarFormat): TokenGrammar => {
     const key = keyOf(format)
     let grammar = made.get(key)
     if (grammar) made.delete(key)
@@ -17,6 +18,16 @@ export function grammarCache(vocabulary: Vocabulary, eosTokenIds: readonly numbe
     made.set(key, grammar)
     if (made.size > size) made.delete(made.keys().next().value!)
     return grammar
+  }
+  return (format: GrammarFormat): TokenGrammar => {
+    try {
+      return compile(format)
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error
+      throw new HttpError(400, 'The JSON schema is nested too deeply. Give a flatter one.', {
+        code: 'invalid_value',
+      })
+    }
   }
 }
 

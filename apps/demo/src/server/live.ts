@@ -23,6 +23,8 @@ export type LiveState = ReturnType<typeof liveState>
 
 /** The state of the cache as server-sent events, as often as it changes and at most every `everyMs`. */
 export function live(c: Context, context: ServerContext, everyMs = 120): Response {
+  // Nobody reads the body of a HEAD: a stream for it would never end.
+  if (c.req.method === 'HEAD') return c.body(null, 200, { 'Content-Type': 'text/event-stream' })
   return streamSSE(c, async (stream) => {
     let changed = true
     let wake: (() => void) | undefined

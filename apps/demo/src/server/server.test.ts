@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import pino from 'pino'
 import { afterEach, describe, expect, it } from 'vitest'
 import { pagesLeaked, startTestServer, type TestServer } from './testing/start'
@@ -144,6 +145,23 @@ describe('frees the pages of a client that vanishes', () => {
   })
 })
 
+it('counts a client that left before its answer as that, not as a failure of the server', async () => {
+  const lines: string[] = []
+  const logger = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) })
+  const { url, post, engine } = await start({ logger, stub: { delayMs: 3 } })
+  const controller = new AbortController()
+  const gone = post('/v1/completions', long, { signal: controller.signal }).catch(() => {})
+  await until(() => engine.stats().running === 1)
+  controller.abort()
+  await gone
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  socket.end('POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"prompt"', () => socket.destroy())
+  await until(() => lines.filter((line) => line.includes('"answered"')).length === 2)
+  const metrics = await (await fetch(`${url}/metrics`)).text()
+  expect(metrics.match(/status="\d+"} \d+/g)).toEqual(['status="499"} 2'])
+  expect(lines.join()).not.toContain('request failed')
+})
+
 it('ends a request at its deadline with a clean error', async () => {
   const { post } = await start({ limits: { timeoutMs: 60 }, stub: { delayMs: 5 } })
   const answer = await post('/v1/completions', long)
@@ -164,6 +182,30 @@ it('drains: ends what runs, takes nothing new, then closes', async () => {
   expect(answer.usage.completion_tokens).toBe(60)
   await closed
   await expect(fetch(`${url}/health`)).rejects.toThrow()
+})
+
+it('lets a slow reader have the whole of an answer that ended in time', async () => {
+  const { url, close, engine } = await start()
+  const body = JSON.stringify({
+    messages: [{ role: 'user', content: 'x' }],
+    ...{ max_tokens: 400, n: 16, logprobs: true, top_logprobs: 20, ignore_eos: true },
+  })
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  const closed = new Promise((resolve) => socket.once('close', resolve))
+  let text = ''
+  socket.on('data', (piece) => {
+    text += piece.toString('latin1')
+  })
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+  await until(() => engine.stats().running > 0)
+  socket.pause()
+  const ended = close(10_000)
+  await until(() => engine.stats().finished === 1)
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  socket.resume()
+  await Promise.all([closed, ended])
+  const length = Number(/content-length: (\d+)/i.exec(text)?.[1])
+  expect(text.length - text.indexOf('\r\n\r\n') - 4).toBe(length)
 })
 
 it('cancels what still runs when the grace is over, with a clean error', async () => {
@@ -204,4 +246,25 @@ it('shows the cache live', async () => {
   expect(state.owner).toHaveLength(256)
   expect(state.stats.pages.free).toBe(256)
   controller.abort()
+})
+
+it('leaves nothing running for a HEAD of the live view', async () => {
+  const { url, engine } = await start()
+  const onStep = engine.onStep.bind(engine)
+  let listening = 0
+  engine.onStep = (listener) => {
+    const off = onStep(listener)
+    listening++
+    return () => {
+      listening--
+      off()
+    }
+  }
+  const response = await fetch(`${url}/live`, { method: 'HEAD' })
+  expect([response.status, response.headers.get('Content-Type')]).toEqual([200, 'text/event-stream'])
+  const controller = new AbortController()
+  await fetch(`${url}/live`, { signal: controller.signal })
+  await until(() => listening > 0)
+  controller.abort()
+  await until(() => listening === 0)
 })

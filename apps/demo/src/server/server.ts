@@ -1,3 +1,4 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type ChatTemplate, type LlmEngine, Vocabulary } from '@flashmla/engine'
 import { type ServerType, serve } from '@hono/node-server'
@@ -69,6 +70,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     const started = serve({ fetch: app.fetch, hostname: host, port }, () => resolve(started))
     started.once('error', reject)
   })
+  const unsent = new Set<ServerResponse>()
+  server.on('request', (_: IncomingMessage, response: ServerResponse) => {
+    unsent.add(response)
+    response.once('close', () => unsent.delete(response))
+  })
   const address = server.address() as AddressInfo
   const shown = address.family === 'IPv6' ? `[${address.address}]` : address.address
   return {
@@ -77,11 +83,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       draining = true
       const grace = new Promise((resolve) => setTimeout(resolve, graceMs).unref())
       // Still listening: who asks meanwhile is told to try again, and /ready says why.
-      await Promise.race([whenIdle(access), grace])
+      await Promise.race([until(() => access.running === 0), grace])
       await engine.dispose()
+      // Answers that were just finished are still on their way out, and close() would cut them.
+      const last = [...unsent]
+      await Promise.race([until(() => !last.some((each) => unsent.has(each))), grace])
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       if ('closeAllConnections' in server) {
-        // Answers that were just finished are still on their way out.
         await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, 200).unref())])
         server.closeAllConnections()
       }
@@ -90,6 +98,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
 }
 
-async function whenIdle(access: Access): Promise<void> {
-  while (access.running > 0) await new Promise((resolve) => setTimeout(resolve, 20))
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 20))
 }
