@@ -245,3 +245,65 @@ it('any mix of requests, cancels and a pool of any size ends with every request 
     { numRuns: 30 },
   )
 })
+
+it('a branch that comes back takes no page for guesses that the others were promised', async () => {
+  const engine = await engineOf(29, 1, { watermark: 0 })
+  const together = Array.from({ length: 4 }, (_, seed) =>
+    tokensOf(
+      engine.submit({
+        prompt: Array.from({ length: 6 + seed }, (_, i) => 5 + (i % 2)),
+        maxTokens: 10,
+        speculate: 6,
+        ignoreEos: true,
+        // Two tokens that take turns: the drafter finds much to guess.
+        sampling: { logitBias: new Map([5, 6].map((token) => [token, 100])), temperature: 1, seed },
+      }),
+    ),
+  )
+  expect((await Promise.all(together)).map(([tokens]) => tokens!.length)).toEqual([10, 10, 10, 10])
+  expect(engine.stats().preemptions).toBeGreaterThan(0)
+  expectNoLeak(engine)
+})
+
+it.each([0, 1])('a constraint that allows no token ends only its own request, temperature %i', async (temperature) => {
+  const engine = await engineOf(40, 16)
+  const stuck = { mask: () => new Uint32Array(10), accept: () => {}, ended: false }
+  const failing = tokensOf(engine.submit({ prompt: [1, 2], sampling: { temperature }, constraint: () => stuck }))
+  const other = tokensOf(engine.submit({ prompt: [1, 2, 3], maxTokens: 5, ignoreEos: true }))
+  await expect(failing).rejects.toThrow('No token can be chosen')
+  expect((await other)[0]).toHaveLength(5)
+  expectNoLeak(engine)
+})
+
+it('counts a prompt of one token, and the last token of a chunked one, as prefill', async () => {
+  const engine = await engineOf(40, 16, { prefillChunk: 4 })
+  await tokensOf(engine.submit({ prompt: [1], maxTokens: 3, ignoreEos: true }))
+  expect(engine.stats().prefill).toBe(1)
+  await tokensOf(engine.submit({ prompt: [1, 2, 3, 4, 5], maxTokens: 3, ignoreEos: true }))
+  expect(engine.stats().prefill).toBe(6)
+})
+
+it('tells nothing after the end, though a listener cancels at a finish', async () => {
+  const engine = await engineOf(40, 16)
+  for (const maxTokens of [0, 1]) {
+    const heard: string[] = []
+    await new Promise<void>((resolve) => {
+      const running = engine.start(
+        { prompt: [1], n: 3, maxTokens, ignoreEos: true },
+        {
+          event({ type }) {
+            heard.push(type)
+            if (type === 'finish') running.cancel()
+          },
+          end() {
+            heard.push('end')
+            setImmediate(resolve)
+          },
+        },
+      )
+    })
+    expect(heard).toEqual(maxTokens ? ['token', 'finish', 'end'] : ['finish', 'end'])
+  }
+  expect(engine.stats().finished).toBe(0)
+  expectNoLeak(engine)
+})

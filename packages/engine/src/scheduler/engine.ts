@@ -96,7 +96,8 @@ export class LlmEngine {
 
   /**
    * Queues a request and returns its events. Generation goes on whether or not they are read.
-   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait
+   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait, AbortedError
+   * when its signal has fired already
    */
   submit(request: GenerationRequest): RequestHandle {
     const queue = new EventQueue(() => running.cancel())
@@ -107,7 +108,8 @@ export class LlmEngine {
   /**
    * Queues a request whose events `listener` hears within the step that made them: `submit` without its queue, for
    * servers of many requests. It hears nothing before this has returned.
-   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait
+   * @throws InvalidArgumentError when the request can never be served, QueueFullError when too many wait, AbortedError
+   * when its signal has fired already
    */
   start(request: GenerationRequest, listener: RequestListener): RunningRequest {
     if (this.#disposed) throw new DisposedError('An engine')
@@ -115,7 +117,7 @@ export class LlmEngine {
     const capacity = pool.numBlocks * pageSize
     checkRequest(request, { ...config, capacity, maxSamples: this.#maxSamples })
     checkSampling(request.sampling ?? {}, config.vocabSize)
-    request.signal?.throwIfAborted()
+    if (request.signal?.aborted) throw new AbortedError('The request')
     const queued = this.queued
     if (queued >= this.#maxQueued) throw new QueueFullError(queued)
     const id = this.#nextId++
@@ -142,7 +144,7 @@ export class LlmEngine {
     this.#counters.prompt += request.prompt.length
     if (job.maxTokens === 0) {
       queueMicrotask(() => {
-        for (const branch of [...job.live]) this.#finish(branch, 'length')
+        for (const branch of [...job.live]) if (job.live.has(branch)) this.#finish(branch, 'length')
       })
       return { id, cancel }
     }
@@ -164,6 +166,9 @@ export class LlmEngine {
     for (const job of this.#jobs.values())
       if (started > job.deadline) this.#end(job, new DeadlineError(mostGenerated(job)))
     const scheduled = this.#scheduler.schedule()
+    const prefill = scheduled.reduce((sum, { branch, tokens, drafted }) => {
+      return sum + (tokens.length - drafted > 1 || branch.generated === 0 ? tokens.length : 0)
+    }, 0)
     let generated = 0
     if (scheduled.length > 0) {
       const results = await this.#forward(scheduled)
@@ -177,9 +182,6 @@ export class LlmEngine {
           }
         })
     }
-    const prefill = scheduled.reduce((sum, { branch, tokens, drafted }) => {
-      return sum + (tokens.length - drafted > 1 || branch.generated === 0 ? tokens.length : 0)
-    }, 0)
     this.#counters.steps++
     this.#counters.prefill += prefill
     const report = { sequences: scheduled.length, prefill, generated, milliseconds: performance.now() - started }
@@ -351,6 +353,8 @@ export class LlmEngine {
       tokens: branch.generated,
       cachedTokens: job.cachedTokens,
     })
+    // The listener may have cancelled its request.
+    if (!job.live.has(branch)) return true
     this.#scheduler.remove(branch)
     job.live.delete(branch)
     if (job.live.size === 0) {

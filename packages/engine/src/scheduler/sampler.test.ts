@@ -99,6 +99,15 @@ describe('sampleToken', () => {
     expect(top!.reduce((sum, entry) => sum + Math.exp(entry.logprob), 0)).toBeCloseTo(1, 5)
     expect(sampleToken(row, {}, 0, none)).toEqual({ token: 0 })
   })
+
+  it('reports none of the tokens that can not come', () => {
+    expect(sampleToken(row, { logprobs: 3 }, 0, none, Uint32Array.of(0b00100)).top).toEqual([{ token: 2, logprob: 0 }])
+  })
+
+  it.each([0, 1])('refuses to choose where nothing is left or is a number, at temperature %i', (temperature) => {
+    expect(() => sampleToken(row, { temperature }, 0, none, Uint32Array.of(0))).toThrow(InvalidArgumentError)
+    expect(() => sampleToken(new Float32Array(5).fill(NaN), { temperature }, 0, none)).toThrow('has the logit NaN')
+  })
 })
 
 describe('uniform', () => {

@@ -19,7 +19,7 @@ export interface SamplingParams {
   readonly logitBias?: ReadonlyMap<number, number>
   /** Same seed, same tokens, whatever else runs. */
   readonly seed?: number
-  /** How many log-probabilities of alternatives to give with each token; undefined gives none at all. */
+  /** How many log-probabilities of alternatives, where there are so many, to give with each token; undefined gives none at all. */
   readonly logprobs?: number
 }
 
@@ -61,6 +61,7 @@ export function checkSampling(params: SamplingParams, vocabSize: number): void {
  * One token from a row of logits `[vocab]`, which is left as it is. `random` in [0, 1) decides; `generated` and
  * `prompt` are what penalties count. Reported log-probabilities are those of the logits before any of the
  * parameters but the bias, the penalties and the mask were applied, as OpenAI's are.
+ * @throws InvalidArgumentError when the mask leaves no token, or the logits are not numbers
  */
 export function sampleToken(
   row: Float32Array,
@@ -73,6 +74,11 @@ export function sampleToken(
   const logits = adjusted(row, params, history, mask)
   let best = 0
   for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i
+  if (!(logits[best]! > -Infinity))
+    throw new InvalidArgumentError(
+      `No token can be chosen: the best of ${logits.length} has the logit ${logits[best]}.`,
+      'Give a grammar that some token can follow; if there is none, check the weights.',
+    )
   const token = temperature === 0 ? best : draw(logits, logits[best]!, { temperature, topK, topP, minP }, random)
   return params.logprobs === undefined ? { token } : { token, ...logProbabilities(logits, token, params.logprobs) }
 }
@@ -135,6 +141,7 @@ function logProbabilities(logits: Float32Array, token: number, count: number) {
   const top: { token: number; logprob: number }[] = []
   for (let i = 0; i < logits.length && count > 0; i++) {
     const logprob = logits[i]! - norm
+    if (logprob === -Infinity) continue
     if (top.length === count && logprob <= top[count - 1]!.logprob) continue
     let at = top.length
     while (at > 0 && top[at - 1]!.logprob < logprob) at--

@@ -143,7 +143,8 @@ export class Scheduler {
       branch.sequence = sequence
       if (branch.generated === 0) branch.job.cachedTokens = Math.max(branch.job.cachedTokens, cached)
       this.adopt(branch)
-      const entry = this.#share(branch, budget, 0)
+      // Without guesses: the pages were counted for what is known.
+      const entry = this.#share(branch, budget, budget)
       step.set(branch, entry)
       promised += pages
       budget -= entry.tokens.length

@@ -39,12 +39,16 @@ export function startText(
   listener: RequestListener<TextEvent | TextFinishEvent>,
 ): RunningRequest {
   const { stop = [], shown, ...rest } = request
-  const assemblers = Array.from({ length: request.n ?? 1 }, () => new TextAssembler(vocabulary, stop, shown))
+  const assemblers: TextAssembler[] = []
+  const assemblerOf = (index: number) => {
+    assemblers[index] ??= new TextAssembler(vocabulary, stop, shown)
+    return assemblers[index]
+  }
   return engine.start(
-    { ...rest, shouldStop: (index) => assemblers[index]!.stopped },
+    { ...rest, shouldStop: (index) => assemblerOf(index).stopped },
     {
       event(event) {
-        const assembler = assemblers[event.index]!
+        const assembler = assemblerOf(event.index)
         // Field by field: spreading the event would cost more than all the rest here.
         if (event.type === 'token') {
           const { type, index, token, logprob, top } = event
