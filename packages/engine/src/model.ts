@@ -41,6 +41,10 @@ export class Model {
   readonly #rope: Tensor<'f32'>
   readonly #batch: PagedBatch
   readonly #workspace: Workspace
+  /** What the model made, in the order of making. */
+  readonly #owned: { dispose(): void }[] = []
+  /** The step that was asked for last: the next one waits for it, since they share the work memory. */
+  #last: Promise<unknown> = Promise.resolve()
 
   private constructor(
     readonly config: MlaConfig,
@@ -53,18 +57,30 @@ export class Model {
     readonly cacheFormat: CacheFormat,
   ) {
     this.pool = new BlockPool(numBlocks)
-    this.#caches = weights.layers.map(() => backend.cache(cacheFormat, numBlocks, pageSize))
-    this.#rope = backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2])
-    backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
-    this.#batch = backend.batch({
-      maxSequences: this.maxBatchSize,
-      maxTokens: this.maxBatchTokens,
-      maxBlocks: Math.ceil(config.maxPositions / pageSize),
-    })
-    this.#workspace = new Workspace(backend, config, this.maxBatchTokens, Math.min(maxBatchTokens, 64), maxBatchSize)
+    const own = <T extends { dispose(): void }>(resource: T): T => {
+      this.#owned.push(resource)
+      return resource
+    }
+    try {
+      this.#caches = weights.layers.map(() => own(backend.cache(cacheFormat, numBlocks, pageSize)))
+      this.#rope = own(backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2]))
+      backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
+      this.#batch = own(
+        backend.batch({
+          maxSequences: this.maxBatchSize,
+          maxTokens: this.maxBatchTokens,
+          maxBlocks: Math.ceil(config.maxPositions / pageSize),
+        }),
+      )
+      const logitRows = Math.min(maxBatchTokens, 64)
+      this.#workspace = own(new Workspace(backend, config, this.maxBatchTokens, logitRows, maxBatchSize))
+    } catch (error) {
+      for (const resource of this.#owned) resource.dispose()
+      throw error
+    }
   }
 
-  /** Reads config.json and the safetensors of a Hugging Face folder. */
+  /** Reads config.json and the safetensors of a Hugging Face folder. What was read is freed again when it throws. */
   static async load(directory: string, options: ModelOptions): Promise<Model> {
     const file = join(directory, 'config.json')
     const text = await readFile(file, 'utf8').catch((cause) => {
@@ -90,16 +106,21 @@ export class Model {
     try {
       const weights = await loadWeights(checkpoint, config, options.backend, attention, options.progress)
       const numBlocks = options.numBlocks ?? Math.ceil(config.maxPositions / pageSize)
-      return new Model(
-        config,
-        weights,
-        options.backend,
-        pageSize,
-        numBlocks,
-        options.maxBatchSize ?? 64,
-        options.maxBatchTokens ?? Math.min(config.maxPositions, 1024),
-        format,
-      )
+      try {
+        return new Model(
+          config,
+          weights,
+          options.backend,
+          pageSize,
+          numBlocks,
+          options.maxBatchSize ?? 64,
+          options.maxBatchTokens ?? Math.min(config.maxPositions, 1024),
+          format,
+        )
+      } catch (error) {
+        disposeWeights(weights)
+        throw error
+      }
     } finally {
       await checkpoint.close()
     }
@@ -117,9 +138,16 @@ export class Model {
 
   /**
    * One pass over several sequences: appends each one's tokens and returns the logits that each asked for,
-   * `[rows, vocab]`. Nothing is appended when it throws.
+   * `[rows, vocab]`. Nothing is appended when it throws. Steps run one after the other, in the order of the calls.
    */
-  async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
+  step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
+    const step = this.#last.then(() => this.#step(inputs))
+    const done = () => {}
+    this.#last = step.then(done, done)
+    return step
+  }
+
+  async #step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
     checkInputs(inputs, this.config, this)
     const lengths = inputs.map(({ sequence }) => sequence.length)
     try {
@@ -160,10 +188,7 @@ export class Model {
 
   /** Frees the weights, caches and work memory. */
   dispose(): void {
-    this.#batch.dispose()
-    this.#rope.dispose()
-    this.#workspace.dispose()
-    for (const cache of this.#caches) cache.dispose()
+    for (const resource of this.#owned) resource.dispose()
     disposeWeights(this.weights)
   }
 

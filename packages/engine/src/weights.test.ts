@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ReferenceBackend } from '@flashmla/cpu'
 import type { Weight, WeightSource } from '@flashmla/spec'
-import { CheckpointError, InvalidConfigError } from '@flashmla/spec'
+import { CheckpointError, InvalidArgumentError, InvalidConfigError } from '@flashmla/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Model } from './model'
 
@@ -70,6 +70,48 @@ describe('Model.load', () => {
     expect(backend.live).toBe(backend.weights)
     model.dispose()
     expect(backend.live).toBe(0)
+  })
+
+  it('frees everything when the options can not be served, or the memory ends', async () => {
+    const backend = new CountingBackend()
+    await expect(Model.load(folder, { backend, numBlocks: 0 })).rejects.toThrow(InvalidArgumentError)
+    expect(backend.weights).toBeGreaterThan(0)
+    expect(backend.live).toBe(0)
+
+    for (const room of [0, 2, 3, 9]) {
+      let made = 0
+      const count = <T extends { dispose(): void }>(resource: T): T => {
+        if (made++ === room) throw new Error('the memory is full')
+        backend.live++
+        const dispose = resource.dispose.bind(resource)
+        return Object.assign(resource, {
+          dispose() {
+            backend.live--
+            dispose()
+          },
+        })
+      }
+      const full = new CountingBackend()
+      full.weight = backend.weight.bind(backend)
+      const [cache, batch] = [full.cache.bind(full), full.batch.bind(full)]
+      full.cache = (...sizes) => count(cache(...sizes))
+      full.batch = (capacity) => count(batch(capacity))
+      await Model.load(folder, { backend: full, numBlocks: 4 }).then(
+        (model) => model.dispose(),
+        (error) => expect(error.message).toBe('the memory is full'),
+      )
+      expect(backend.live).toBe(0)
+    }
+  })
+
+  it('runs steps that are asked for together one after the other', async () => {
+    const model = await Model.load(folder, { backend: new ReferenceBackend(), numBlocks: 16 })
+    // More rows of logits than are read at a time.
+    const prompts = [7, 11].map((factor) => Array.from({ length: 150 }, (_, i) => (i * factor + 3) % 320))
+    const alone: Float32Array[] = []
+    for (const prompt of prompts) alone.push(await model.forward(model.sequence(), prompt))
+    const together = await Promise.all(prompts.map((prompt) => model.forward(model.sequence(), prompt)))
+    expect(together.map((logits, i) => logits.every((logit, at) => logit === alone[i]![at]))).toEqual([true, true])
   })
 
   it('appends nothing when a step fails', async () => {

@@ -85,11 +85,16 @@ export class Workspace {
   ) {
     const f32 = (...shape: number[]) => this.#own(backend.tensor('f32', shape))
     const i32 = (...shape: number[]) => this.#own(backend.tensor('i32', shape))
-    this.#whole = layout(config, maxTokens, f32, i32)
-    this.#logits = {
-      rows: i32(maxLogitRows),
-      x: f32(maxLogitRows, config.hiddenSize),
-      logits: f32(maxLogitRows, config.vocabSize),
+    try {
+      this.#whole = layout(config, maxTokens, f32, i32)
+      this.#logits = {
+        rows: i32(maxLogitRows),
+        x: f32(maxLogitRows, config.hiddenSize),
+        logits: f32(maxLogitRows, config.vocabSize),
+      }
+    } catch (error) {
+      this.dispose()
+      throw error
     }
   }
 
