@@ -2,12 +2,15 @@ import { fileURLToPath } from 'node:url'
 import { ReferenceBackend } from '@flashmla/cpu'
 import { AbortedError, InvalidArgumentError } from '@flashmla/spec'
 import type { Tokenizer } from '@huggingface/tokenizers'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { ChatTemplate } from './chat-template'
 import type { GenerateTextOptions } from './generate'
 import { generate, generateText } from './generate'
+import { Vocabulary } from './grammar/vocabulary'
 import { Model } from './model'
+import type { StepModel } from './scheduler/engine'
 import { LlmEngine } from './scheduler/engine'
+import { streamText } from './scheduler/text'
 import { loadTokenizer } from './tokenizer'
 
 const tiny = fileURLToPath(new URL('../../tiny-mla/model/', import.meta.url))
@@ -18,7 +21,7 @@ beforeAll(async () => {
   tokenizer = await loadTokenizer(tiny)
 })
 
-async function text(prompt: string, options: GenerateTextOptions, target: Model | LlmEngine = model) {
+async function text(prompt: string, options: GenerateTextOptions, target: StepModel | LlmEngine = model) {
   const events = []
   for await (const event of generateText(target, tokenizer, prompt, { maxTokens: 12, ...options })) events.push(event)
   return { events, text: events.map((event) => event.text).join('') }
@@ -79,11 +82,57 @@ describe('generate', () => {
     expect(model.pool.numFree).toBe(model.pool.numBlocks)
   })
 
+  it('waits for the last step of a call that was given up', async () => {
+    const expected = await text('The whale', {})
+    let running = 0
+    let most = 0
+    const slow: StepModel = Object.assign(Object.create(model), {
+      config: model.config,
+      pool: model.pool,
+      step: async (inputs: Parameters<Model['step']>[0]) => {
+        most = Math.max(most, ++running)
+        await new Promise((resolve) => setTimeout(resolve, 5))
+        return model.step(inputs).finally(() => running--)
+      },
+    })
+    const controller = new AbortController()
+    const given = generate(slow, [1, 2, 3], { signal: controller.signal, ignoreEos: true }).next()
+    await vi.waitUntil(() => running > 0, { interval: 1 })
+    controller.abort()
+    await Promise.all([
+      expect(given).rejects.toThrow(AbortedError),
+      (async () => {
+        await new Promise((resolve) => setImmediate(resolve))
+        expect((await text('The whale', {}, slow)).text).toBe(expected.text)
+      })(),
+    ])
+    expect(most).toBe(1)
+    expect(model.pool.numFree).toBe(model.pool.numBlocks)
+  })
+
+  it('throws an AbortedError when the signal has fired before', async () => {
+    await expect(generate(model, [1], { signal: AbortSignal.abort() }).next()).rejects.toThrow(AbortedError)
+  })
+
+  it('fills what the context leaves where that is less than 128 tokens', async () => {
+    const small = await Model.load(tiny, { backend: new ReferenceBackend(), pageSize: 4, numBlocks: 4 })
+    const tokens: number[] = []
+    for await (const token of generate(small, [1, 2, 3], { ignoreEos: true })) tokens.push(token)
+    expect(tokens).toHaveLength(13)
+    await expect(generate(small, Array(16).fill(1)).next()).rejects.toThrow('leaves no room')
+    small.dispose()
+  })
+
   it('refuses parameters out of range before it starts', async () => {
     for (const options of [{ topP: 2 }, { temperature: -1 }, { topK: 0.5 }, { maxTokens: -1 }, { logprobs: 99 }])
       await expect(generate(model, [1], options).next(), JSON.stringify(options)).rejects.toThrow(InvalidArgumentError)
     await expect(generate(model, []).next()).rejects.toThrow(InvalidArgumentError)
     await expect(generate(model, [9e9]).next()).rejects.toThrow(InvalidArgumentError)
+    const engine = new LlmEngine(model)
+    const vocabulary = new Vocabulary(tokenizer, model.config.vocabSize)
+    for (const n of [Number.POSITIVE_INFINITY, 2 ** 40, -1])
+      expect(() => streamText(engine, vocabulary, { prompt: [1], n })).toThrow(InvalidArgumentError)
+    await engine.dispose()
   })
 })
 

@@ -10,7 +10,10 @@ import { streamText } from './scheduler/text'
 /** One sample of one prompt: what is sampled, and when it ends. */
 export interface GenerateOptions
   extends SamplingParams,
-    Omit<GenerationRequest, 'prompt' | 'sampling' | 'n' | 'shouldStop'> {}
+    Omit<GenerationRequest, 'prompt' | 'sampling' | 'n' | 'shouldStop'> {
+  /** New tokens (by default 128, or what the context and the pool leave room for if that is less). */
+  readonly maxTokens?: number
+}
 
 export interface GenerateTextOptions extends GenerateOptions {
   /** The text ends before the first of these that the model writes. */
@@ -29,10 +32,10 @@ export async function* generate(
   prompt: readonly number[],
   options: GenerateOptions = {},
 ): AsyncGenerator<number, FinishEvent | undefined> {
-  const { engine, release } = borrow(target)
+  const { engine, release } = await borrow(target)
   let finish: FinishEvent | undefined
   try {
-    for await (const event of engine.submit(request(prompt, options))) {
+    for await (const event of engine.submit(request(engine, prompt, options))) {
       if (event.type === 'token') yield event.token
       else finish = event
     }
@@ -52,33 +55,39 @@ export async function* generateText(
   prompt: string | readonly number[],
   options: GenerateTextOptions = {},
 ): AsyncGenerator<TextEvent | TextFinishEvent, void> {
-  const { engine, release } = borrow(target)
+  const { engine, release } = await borrow(target)
   try {
     const ids = typeof prompt === 'string' ? tokenizer.encode(prompt).ids : prompt
     const vocabulary = new Vocabulary(tokenizer, engine.model.config.vocabSize)
-    yield* streamText(engine, vocabulary, { ...request(ids, options), stop: options.stop ?? [] })
+    yield* streamText(engine, vocabulary, { ...request(engine, ids, options), stop: options.stop ?? [] })
   } finally {
     await release()
   }
 }
 
-function request(prompt: readonly number[], options: GenerateOptions): GenerationRequest {
-  const { maxTokens = 128, ...rest } = options
+function request({ model }: LlmEngine, prompt: readonly number[], options: GenerateOptions): GenerationRequest {
+  const room = Math.min(model.config.maxPositions, model.pool.numBlocks * model.pageSize) - prompt.length
+  const { maxTokens = room < 128 ? undefined : 128, ...rest } = options
   return { ...rest, prompt, maxTokens, sampling: options }
 }
 
 /** The engine of each model that `generate` runs on, and how many calls use it. */
 const lent = new WeakMap<StepModel, { readonly engine: LlmEngine; users: number }>()
+/** The engines that are ending: the last step of one may still run. */
+const ending = new WeakMap<StepModel, Promise<void>>()
 
-function borrow(target: StepModel | LlmEngine): { engine: LlmEngine; release(): Promise<void> } {
+async function borrow(target: StepModel | LlmEngine): Promise<{ engine: LlmEngine; release(): Promise<void> }> {
   if (target instanceof LlmEngine) return { engine: target, release: async () => {} }
+  while (ending.has(target)) await ending.get(target)
   const loan = lent.get(target) ?? { engine: new LlmEngine(target), users: 0 }
   lent.set(target, loan)
   loan.users++
   const release = async () => {
     if (--loan.users > 0) return
     lent.delete(target)
-    await loan.engine.dispose()
+    const end = loan.engine.dispose().finally(() => ending.delete(target))
+    ending.set(target, end)
+    await end
   }
   return { engine: loan.engine, release }
 }
