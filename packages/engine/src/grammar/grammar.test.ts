@@ -1,4 +1,7 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Tokenizer } from '@huggingface/tokenizers'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { TextAssembler } from '../scheduler/text'
@@ -61,6 +64,11 @@ describe('jsonSchemaRule', () => {
     [{ const: { a: [1] } }, '{"a":[1]}', true],
     [{ type: 'object', additionalProperties: { type: 'boolean' } }, '{"x":true, "y":false}', true],
     [{ type: 'array', prefixItems: [{ type: 'null' }, { type: 'boolean' }] }, '[null,true]', true],
+    [{ prefixItems: [{ type: 'null' }] }, '[null]', true],
+    [{ prefixItems: [{ type: 'null' }] }, '[1]', false],
+    [{ additionalProperties: { type: 'null' } }, '{"a":1}', false],
+    [{ minLength: 2 }, '"a"', false],
+    [{ minLength: 2 }, '"ab"', true],
     [{}, '[{"a":[1,"b",null]},-0.5]', true],
     [{}, '{"a"}', false],
   ])('%j and %s: %s', (schema, text, expected) => {
@@ -81,6 +89,15 @@ describe('jsonSchemaRule', () => {
     expect(() => jsonSchemaRule({ type: 'string', pattern: 'a+' })).toThrow('"pattern" at # is not followed')
     expect(() => jsonSchemaRule({ type: 'strin' })).toThrow('"strin" is not a type')
     expect(() => jsonSchemaRule({ $ref: '#/nowhere' })).toThrow('points to nothing')
+    expect(() => jsonSchemaRule({ $ref: '#/$defs/100%' })).toThrow('100% in a reference is not percent-encoded')
+    expect(() => jsonSchemaRule({ properties: { a: { $ref: '#node' } } })).toThrow('#node at #/properties/a is no path')
+    expect(() => jsonSchemaRule({ properties: { a: {} }, anyOf: [{ required: ['a'] }] })).toThrow(
+      '"properties" beside "anyOf" at # is not followed',
+    )
+    const circle = { a: { $ref: '#/$defs/b' }, b: { anyOf: [{ $ref: '#/$defs/a' }, { $ref: '#/$defs/b' }] } }
+    expect(() => jsonSchemaRule({ properties: { x: { $ref: '#/$defs/a' } }, $defs: circle })).toThrow(
+      'malformed at #/$defs/a: it refers to itself',
+    )
     expect(() => jsonSchemaRule(7)).toThrow('it is not an object')
     let deep: object = {}
     for (let i = 0; i < 50_000; i++) deep = { items: deep }
@@ -136,5 +153,22 @@ describe('TextAssembler', () => {
     expect(text).toBe('call me ')
     expect(pieces.join('')).toBe('call me ')
     expect(assemble('call me Ish', ['Ishmael']).text).toBe('call me Ish')
+  })
+})
+
+describe('Vocabulary', () => {
+  it('writes added tokens that are not special, and passes over ids without a token', async () => {
+    const json = JSON.parse(await readFile(join(directory, 'tokenizer.json'), 'utf8'))
+    json.added_tokens.push({ id: 4100, content: '</thought>é', special: false, normalized: false })
+    json.added_tokens.push({ id: 4101, content: '<|call|>', special: false, normalized: false })
+    const extended = new Tokenizer(json, {})
+    const larger = new Vocabulary(extended, 4102)
+    const { ids } = extended.encode('sea</thought>é<|call|> whale')
+    expect(ids).toContain(4100)
+    expect(larger.text(ids)).toBe('sea</thought>é whale')
+    expect(larger.wholeText(4100)).toBe('</thought>é')
+    expect(larger.isSpecial(4100)).toBe(false)
+    expect(larger.specialText(4101)).toBe('<|call|>')
+    expect(larger.bytes(4098)).toHaveLength(0)
   })
 })

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
+import { Automaton } from './automaton'
 import type { Rule } from './rule'
 import { byte, choice, empty, lazy, optional, repeat, sequence, text } from './rule'
 
@@ -11,6 +12,14 @@ const known = new Set(
     /\s+/,
   ),
 )
+
+/** Keywords that say something about the values of one type. */
+const shapes = {
+  object: ['properties', 'required', 'additionalProperties'],
+  array: ['items', 'prefixItems', 'minItems', 'maxItems'],
+  string: ['minLength', 'maxLength'],
+} as const
+const shaping = Object.values(shapes).flat()
 
 const space = repeat(byte([32, 32]), 0, 1)
 const digit = byte([48, 57])
@@ -56,7 +65,10 @@ export const jsonObject: Rule = record(anyValue)
  */
 export function jsonSchemaRule(schema: unknown): Rule {
   try {
-    return new SchemaCompiler(schema).compile(schema, '#')
+    const compiler = new SchemaCompiler(schema)
+    const rule = compiler.compile(schema, '#')
+    compiler.checkRefs()
+    return rule
   } catch (error) {
     if (error instanceof RangeError) throw malformed('#', 'it is nested too deeply')
     throw error
@@ -68,6 +80,14 @@ class SchemaCompiler {
 
   constructor(private readonly root: unknown) {}
 
+  /** A reference that leads to itself without a byte between, through others or not, matches nothing. */
+  checkRefs(): void {
+    for (const [ref, rule] of this.#refs) {
+      const { stacks, accepting } = new Automaton(rule).start
+      if (stacks.length === 0 && !accepting) throw malformed(ref, 'it refers to itself')
+    }
+  }
+
   compile(schema: unknown, path: string): Rule {
     if (schema === true) return anyValue
     if (typeof schema !== 'object' || schema === null || Array.isArray(schema))
@@ -78,6 +98,14 @@ class SchemaCompiler {
         throw new UnsupportedError(
           `The JSON schema keyword "${key}" at ${path} is not followed.`,
           'Leave it out and check it after generation.',
+        )
+    }
+    for (const key of ['$ref', 'anyOf', 'oneOf', 'allOf']) {
+      const beside = key in fields && shaping.find((each) => each in fields)
+      if (beside)
+        throw new UnsupportedError(
+          `The JSON schema keyword "${beside}" beside "${key}" at ${path} is not followed.`,
+          `Move it into the schemas of "${key}".`,
         )
     }
     if (typeof fields.$ref === 'string') return this.#ref(fields.$ref, path)
@@ -95,7 +123,8 @@ class SchemaCompiler {
         throw new UnsupportedError(`allOf of ${of.length} schemas at ${path} is not followed.`, 'Merge them into one.')
       return choice(...of.map((each, i) => this.compile(each, `${path}/${key}/${i}`)))
     }
-    const types = fields.type ?? ('properties' in fields ? 'object' : 'items' in fields ? 'array' : undefined)
+    const types =
+      fields.type ?? Object.entries(shapes).find(([, keywords]) => keywords.some((each) => each in fields))?.[0]
     if (types === undefined) return anyValue
     const rules = (Array.isArray(types) ? types : [types]).map((type) => this.#typed(type, fields, path))
     if (rules.length === 0) throw malformed(`${path}/type`, 'it is empty')
@@ -182,11 +211,14 @@ class SchemaCompiler {
   #ref(ref: string, path: string): Rule {
     const known = this.#refs.get(ref)
     if (known) return known
-    if (!ref.startsWith('#'))
-      throw new UnsupportedError(`The reference ${ref} at ${path} leaves the schema.`, 'Copy it into $defs.')
+    if (ref !== '#' && !ref.startsWith('#/'))
+      throw new UnsupportedError(
+        `The reference ${ref} at ${path} is no path within the schema.`,
+        'Copy its target into $defs and write #/$defs/name.',
+      )
     let target: unknown = this.root
     for (const part of ref.slice(1).split('/').slice(1)) {
-      const name = decodeURIComponent(part).replaceAll('~1', '/').replaceAll('~0', '~')
+      const name = decoded(part, path).replaceAll('~1', '/').replaceAll('~0', '~')
       target =
         typeof target === 'object' && target !== null && Object.hasOwn(target, name)
           ? (target as Schema)[name]
@@ -196,9 +228,15 @@ class SchemaCompiler {
     const rule = lazy(() => compiled)
     this.#refs.set(ref, rule)
     const compiled = this.compile(target, ref)
-    // A reference that leads to itself without a byte between matches nothing.
-    if (compiled === rule) throw malformed(path, `${ref} refers to itself`)
     return rule
+  }
+}
+
+function decoded(part: string, path: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    throw malformed(path, `${part} in a reference is not percent-encoded text`)
   }
 }
 

@@ -4,6 +4,8 @@ import { UnsupportedError } from '@flashmla/spec'
 export interface TokenizerVocabulary {
   get_vocab(withAddedTokens?: boolean): Map<string, number>
   id_to_token(id: number): string | undefined
+  /** Of the added tokens, which are special; without it all of them are taken to be. */
+  get_added_tokens_decoder?(): ReadonlyMap<number, { readonly special: boolean }>
 }
 
 /** The bytes that each token of a byte-level vocabulary stands for (GPT-2's alphabet, as DeepSeek and Kimi use it). */
@@ -22,10 +24,16 @@ export class Vocabulary {
     const alphabet = byteAlphabet()
     const plain = tokenizer.get_vocab(false)
     const all = tokenizer.get_vocab(true)
-    for (const [text, id] of all) {
+    const added = tokenizer.get_added_tokens_decoder?.()
+    for (const [text, id] of all as Map<string | undefined, number>) {
+      // An id without a token.
+      if (text === undefined) continue
       const bytes = Array.from(text, (character) => alphabet.get(character))
-      const isPlain = plain.has(text) && !/^<[|｜].*[|｜]>$/.test(text)
-      if (!isPlain) {
+      const marker = /^<[|｜].*[|｜]>$/.test(text)
+      if (!marker && added?.get(id)?.special === false) {
+        // Added tokens are written as they are, not in the alphabet.
+        this.#bytes[id] = new TextEncoder().encode(text)
+      } else if (marker || !plain.has(text)) {
         this.#special.set(id, text)
         this.#bytes[id] = new Uint8Array(0)
       } else if (bytes.includes(undefined)) {
