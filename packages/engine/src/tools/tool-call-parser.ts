@@ -41,7 +41,7 @@ export class ToolCallParser {
         this.#inside = false
         const parsed = this.format.parse(body)
         if (parsed) calls.push(parsed)
-        else text += this.format.open + body + this.format.close
+        else text += this.#ownText(body) + this.format.close
         this.#called ||= parsed !== undefined
         continue
       }
@@ -73,9 +73,13 @@ export class ToolCallParser {
     this.#inside = false
     const parsed = this.format.parse(rest)
     if (parsed) return { text: '', calls: [parsed] }
-    // What the prompt held is not the model's text.
-    const own = this.begun !== undefined && rest.startsWith(this.begun) ? rest.slice(this.begun.length) : undefined
-    return { text: own ?? this.format.open + rest, calls: [] }
+    return { text: this.#ownText(rest), calls: [] }
+  }
+
+  /** A body that is no call, as text. What the prompt held is not the model's. */
+  #ownText(body: string): string {
+    const own = this.begun !== undefined && body.startsWith(this.begun) ? body.slice(this.begun.length) : undefined
+    return own ?? this.format.open + body
   }
 
   #plain(text: string): string {

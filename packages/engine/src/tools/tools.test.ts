@@ -79,6 +79,7 @@ describe.each(Object.keys(text) as (keyof typeof text)[])('%s', (name) => {
     const begun = begin.slice(begin.indexOf(format.open) + format.open.length)
     expect(read(format, [...written], begun)).toEqual({ text: '', calls: [{ name: 'add', arguments: '{"n":12}' }] })
     expect(read(format, ['{"n":'], begun)).toEqual({ text: '{"n":', calls: [] })
+    expect(read(format, [`no${format.close} more`], begun)).toEqual({ text: `no${format.close} more`, calls: [] })
   })
 })
 
