@@ -101,6 +101,14 @@ describe('Checkpoint', () => {
     await checkpoint.close()
   })
 
+  it('reads tensors without elements, whatever the order of the header', async () => {
+    const { a, b } = pair
+    await one({ b: b!, none: { dtype: 'F32', shape: [0, 2], data_offsets: [8, 8] }, a: a! }, new Uint8Array(12))
+    const checkpoint = await Checkpoint.open(folder)
+    expect([...(await checkpoint.read('none', [0, 2]))]).toEqual([])
+    await checkpoint.close()
+  })
+
   it('names a missing or misshapen scale before reading', async () => {
     await one({ 'w.weight': { dtype: 'F8_E4M3', shape: [2, 2], data_offsets: [0, 4] } }, new Uint8Array(4))
     const checkpoint = await Checkpoint.open(folder)

@@ -77,10 +77,11 @@ function parse(file: string, text: Uint8Array): [string, unknown][] {
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     throw new CheckpointError({ file, fact: 'its header is not a JSON object.' })
-  const first = (entry: unknown) => (entry as Partial<Stored> | null)?.data_offsets?.[0] ?? 0
+  const offset = (entry: unknown, i: 0 | 1) => (entry as Partial<Stored> | null)?.data_offsets?.[i] ?? 0
+  // A tensor without elements begins where the next one does: their ends decide.
   return Object.entries(json)
     .filter(([name]) => name !== '__metadata__')
-    .sort(([, a], [, b]) => first(a) - first(b))
+    .sort(([, a], [, b]) => offset(a, 0) - offset(b, 0) || offset(a, 1) - offset(b, 1))
 }
 
 function isStored(entry: unknown): entry is Stored {
