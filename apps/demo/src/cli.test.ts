@@ -62,6 +62,11 @@ describe('flashmla', () => {
     expect(err).toBe('')
   })
 
+  it('asks what --chat says, even if that is nothing', async () => {
+    const { out } = await flashmla('--chat', '', '--max-tokens', '4', '--temperature', '0')
+    expect(out).not.toContain('It was a dark night')
+  })
+
   it('writes logits that a checkpoint reader reads, equal to the golden ones', async () => {
     const [golden] = JSON.parse(await readFile(join(tiny, 'golden.json'), 'utf8'))
     const output = join(folder, 'model.safetensors')
@@ -107,7 +112,13 @@ describe('flashmla', () => {
     [['logits', '--token-ids', '[[1],[2,3]]', '--output', 'x'], 1, /differ in length/],
     [['logits', '--token-ids', '[[1]]', '--output', '/nowhere/x'], 1, /can't be written/],
     [['inspect', '--memory', 'much'], 1, /--memory can't be much/],
+    [['generate', '--stop', ''], 1, /--stop can't be empty/],
+    [['serve', '--port', ''], 1, /--port can't be/],
+    [['serve', '--max-queued', '0'], 1, /--max-queued can't be 0/],
+    [['serve', '--grace', '3000000'], 1, /--grace can't be 3000000/],
+    [['serve', '--api-key', ''], 1, /--api-key can't be empty/],
     [['dance'], 2, /no command dance/],
+    [['constructor', '--help'], 2, /no command constructor/],
   ])('%j ends with a line that tells what to do', async (args, code, message) => {
     const result = await flashmla(...args)
     expect(result.code).toBe(code)

@@ -26,12 +26,13 @@ ${Object.entries(commands)
 
 async function main(args: readonly string[]): Promise<void> {
   const named = args[0] !== undefined && !args[0].startsWith('-')
-  const command = commands[named ? args[0]! : 'generate']
+  const name = named ? args[0]! : 'generate'
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined
   const asked = args.includes('--help') || args.includes('-h')
   if (!command || (asked && !named)) {
     if (command) process.stdout.write(help)
     else {
-      process.stderr.write(`There is no command ${args[0]}.\n\n${help}`)
+      process.stderr.write(`There is no command ${name}.\n\n${help}`)
       process.exitCode = 2
     }
     return

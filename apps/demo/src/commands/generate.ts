@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util'
 import type { TextFinishEvent } from '@flashmla/engine'
 import { ChatTemplate, generateText, loadTokenizer, Model } from '@flashmla/engine'
+import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import { backendHelp, openBackend } from '../backends'
 import { choice, number } from '../options'
@@ -69,17 +70,21 @@ async function run(args: readonly string[]): Promise<void> {
     stop: values.stop,
     ...(values.logprobs === undefined ? {} : { logprobs: number('logprobs', values.logprobs, 0, 20) }),
   }
+  if (values.stop.includes(''))
+    throw new InvalidArgumentError("--stop can't be empty.", 'Give the text that the answer ends before.')
   const cacheFormat = choice('cache', values.cache, ['f32', 'bf16', 'fp8-656'])
   const backend = await openBackend(values)
   try {
     const progress = progressBar('loading', process.stderr.isTTY && !values.json)
     const model = await Model.load(values.model, { backend, cacheFormat, progress, maxBatchSize: 1 })
     const tokenizer = await loadTokenizer(values.model)
-    const prompt = values.chat
-      ? (await ChatTemplate.load(values.model)).render([{ role: 'user', content: values.chat }])
-      : values.prompt
+    const { chat } = values
+    const prompt =
+      chat !== undefined
+        ? (await ChatTemplate.load(values.model)).render([{ role: 'user', content: chat }])
+        : values.prompt
     const promptTokens = tokenizer.encode(prompt).ids.length
-    if (!values.json) process.stdout.write(values.chat ? '' : bold(prompt))
+    if (!values.json) process.stdout.write(chat === undefined ? bold(prompt) : '')
 
     let text = ''
     let finish: TextFinishEvent | undefined

@@ -25,6 +25,22 @@ it('serves the embedded model, prints where, and drains on SIGTERM', async () =>
   expect(await ended).toBe(0)
 })
 
+it('names a model by its folder, and takes keys from the environment', async () => {
+  const server = spawn(process.execPath, [entry, 'serve', '--model', '.', '--port', '0', '--log-level', 'silent'], {
+    stdio: 'pipe',
+    cwd: fileURLToPath(new URL('../../../../packages/tiny-mla/model', import.meta.url)),
+    env: { ...process.env, FLASHMLA_API_KEYS: 'one, two' },
+  })
+  child = server
+  let line = ''
+  for await (line of createInterface({ input: server.stdout })) break
+  expect(line).toMatch(/^model on http/)
+  const url = /http:\/\/127\.0\.0\.1:\d+/.exec(line)?.[0]
+  for (const [key, status] of Object.entries({ one: 200, two: 200, three: 401 }))
+    expect((await fetch(`${url}/v1/models`, { headers: { Authorization: `Bearer ${key}` } })).status, key).toBe(status)
+  server.kill('SIGKILL')
+})
+
 it('says in two lines what is wrong with a port or an option', async () => {
   const taken = createServer()
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { basename } from 'node:path'
+import { basename, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { ChatTemplate, LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
@@ -7,6 +7,7 @@ import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import pino from 'pino'
 import { backendHelp, openBackend } from '../backends'
+import { number as wholeNumber } from '../options'
 import { defaultLimits, startServer } from '../server/server'
 
 export const serveHelp = `flashmla serve [options]   OpenAI's API and a page that shows the cache
@@ -70,15 +71,14 @@ export async function serve(args: readonly string[]): Promise<void> {
     process.stdout.write(serveHelp)
     return
   }
-  const number = (name: keyof typeof values, low: number, high = 2 ** 31 - 1) => {
-    const value = Number(values[name])
-    if (Number.isInteger(value) && value >= low && value <= high) return value
-    throw new InvalidArgumentError(`--${name} can't be ${values[name]}.`, `Give a whole number from ${low} to ${high}.`)
-  }
+  const number = (name: keyof typeof values, low: number, high = 2 ** 31 - 1) =>
+    wholeNumber(name, String(values[name]), low, high)
   const level = values['log-level']
   if (!logLevels.includes(level))
     throw new InvalidArgumentError(`--log-level can't be ${level}.`, `Give one of ${logLevels.join(', ')}.`)
-  const grace = number('grace', 0) * 1000
+  const grace = number('grace', 0, 2_000_000) * 1000
+  if (values['api-key'].includes(''))
+    throw new InvalidArgumentError("--api-key can't be empty.", 'Give a key; without the option everyone may ask.')
   const chosen = await openBackend(values)
   const model = await Model.load(values.model, {
     backend: chosen,
@@ -89,11 +89,14 @@ export async function serve(args: readonly string[]): Promise<void> {
   })
   const { config } = model
   const layers = config.numLayers * 4
-  const engine = new LlmEngine(model, { maxQueued: number('max-queued', 0), prefixCache: !values['no-prefix-cache'] })
-  const keys = [...values['api-key'], ...(process.env.FLASHMLA_API_KEYS ?? '').split(',')].filter(Boolean)
+  const engine = new LlmEngine(model, { maxQueued: number('max-queued', 1), prefixCache: !values['no-prefix-cache'] })
+  const keys = [
+    ...values['api-key'],
+    ...(process.env.FLASHMLA_API_KEYS ?? '').split(',').map((key) => key.trim()),
+  ].filter(Boolean)
   const logger = pino({ level }, pino.destination(2))
   const webRoot = fileURLToPath(new URL('./web', import.meta.url))
-  const id = values['served-name'] ?? (values.model === modelDirectory ? 'tiny-mla' : basename(values.model))
+  const id = values['served-name'] ?? (values.model === modelDirectory ? 'tiny-mla' : basename(resolve(values.model)))
   const port = number('port', 0, 65535)
   const server = await startServer({
     engine,
