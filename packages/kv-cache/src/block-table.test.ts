@@ -41,7 +41,7 @@ describe('BlockTable', () => {
       amount: fc.nat(6),
     })
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 60 }), (program) => {
+      fc.property(fc.array(step, { maxLength: 60, size: 'max' }), (program) => {
         const pool = new BlockPool(64)
         const live = Array.from({ length: 4 }, () => new PagedSequence(pool, 2))
         const table = new BlockTable({ maxSequences: 3, maxBlocks: 16 })

@@ -116,7 +116,8 @@ export class CachedSequence extends PagedSequence {
 
   /**
    * Says that the latents of the first `length` tokens are written: their full blocks can be found from now on. A block
-   * whose content is stored already is exchanged for the stored one, and `revision` grows.
+   * whose content is stored already is exchanged for the stored one, and `revision` grows; one that a fork shares waits,
+   * and what follows it with it, until a commit after the fork is gone.
    * Tokens that were only speculated are truncated first, or left uncommitted.
    */
   commit(length = this.length): void {
@@ -206,6 +207,8 @@ export class CachedSequence extends PagedSequence {
       if (prefix.holds(block)) continue
       const stored = prefix.store(block, parent, this.priority)
       if (stored === block) continue
+      // Forks hold this block before the later ones that they share: a later one must not be stored after another.
+      if (this.pool.references(block) > 1) return
       this.replace(i, stored)
       prefix.raise(stored, this.priority)
     }

@@ -54,6 +54,27 @@ describe('events', () => {
     expect(calls).toBe(1)
   })
 
+  it('begin with the first after the listener came', async () => {
+    const cache = made()
+    const seen: string[] = []
+    cache.listen(({ type }) => seen.push(`early ${type}`))
+    cache.clear()
+    cache.listen(({ type }) => seen.push(`late ${type}`))
+    storeOne(cache, [1, 2])
+    await Promise.resolve()
+    expect(seen).toEqual(['early cleared', 'early stored', 'late stored'])
+  })
+
+  it('reach no listener that one before it took away', async () => {
+    const cache = made()
+    let calls = 0
+    cache.listen(() => stop())
+    const stop = cache.listen(() => calls++)
+    cache.clear()
+    await Promise.resolve()
+    expect(calls).toBe(0)
+  })
+
   it('come as an async iterable that ends on abort', async () => {
     const cache = made()
     const abort = new AbortController()

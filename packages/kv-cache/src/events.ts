@@ -30,8 +30,11 @@ export interface EventSink {
  * throws can't leave a mutation half done (its error goes to the process as an uncaught one).
  */
 export class EventHub implements EventSink {
-  readonly #listeners = new Set<CacheListener>()
+  /** Each with the number of the first event that it gets. */
+  readonly #listeners = new Map<CacheListener, number>()
   #queue: CacheEvent[] = []
+  /** Number of the next event. */
+  #next = 0
 
   get watched(): boolean {
     return this.#listeners.size > 0
@@ -39,13 +42,14 @@ export class EventHub implements EventSink {
 
   emit(event: CacheEvent): void {
     if (!this.watched) return
+    this.#next++
     if (this.#queue.push(event) === 1) queueMicrotask(() => this.#deliver())
   }
 
-  /** Adds a listener; the returned function takes it away. */
+  /** Adds a listener of the events from now on; the returned function takes it away. */
   listen(listener: CacheListener): () => void {
     const own: CacheListener = (event) => listener(event)
-    this.#listeners.add(own)
+    this.#listeners.set(own, this.#next)
     return () => {
       this.#listeners.delete(own)
     }
@@ -62,7 +66,11 @@ export class EventHub implements EventSink {
   #deliver(): void {
     const queue = this.#queue
     this.#queue = []
-    for (const event of queue) for (const listener of [...this.#listeners]) call(listener, event)
+    const first = this.#next - queue.length
+    queue.forEach((event, i) => {
+      // A listener may take another away, or add one.
+      for (const [listener, since] of this.#listeners) if (first + i >= since) call(listener, event)
+    })
   }
 }
 

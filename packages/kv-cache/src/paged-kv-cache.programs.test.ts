@@ -23,14 +23,18 @@ describe('random programs', () => {
 
   it('end with no leaked block, tokens intact and a clean invariant check', () => {
     fc.assert(
-      fc.property(options, fc.array(step, { maxLength: 50 }), ({ colliding, numBlocks, ...settings }, program) => {
-        const extra: Partial<PagedKvCacheOptions> = colliding ? { hash: () => 1 } : {}
-        const cache = new PagedKvCache({ numBlocks, ...settings, ...extra })
-        const model = new Model(cache)
-        for (const { op, who, amount, token } of program) model.run(op, who, amount, token)
-        model.finish()
-      }),
-      { numRuns: 1000 },
+      fc.property(
+        options,
+        fc.array(step, { maxLength: 50, size: 'max' }),
+        ({ colliding, numBlocks, ...settings }, program) => {
+          const extra: Partial<PagedKvCacheOptions> = colliding ? { hash: () => 1 } : {}
+          const cache = new PagedKvCache({ numBlocks, ...settings, ...extra })
+          const model = new Model(cache)
+          for (const { op, who, amount, token } of program) model.run(op, who, amount, token)
+          model.finish()
+        },
+      ),
+      { numRuns: 400 },
     )
   })
 
@@ -38,7 +42,7 @@ describe('random programs', () => {
     fc.assert(
       fc.property(
         options,
-        fc.array(step, { maxLength: 40 }),
+        fc.array(step, { maxLength: 40, size: 'max' }),
         fc.nat(40),
         ({ colliding, numBlocks, ...settings }, program, cut) => {
           const extra: Partial<PagedKvCacheOptions> = colliding ? { hash: () => 1 } : {}
@@ -57,7 +61,7 @@ describe('random programs', () => {
           expect(copy.save()).toEqual(cache.save())
         },
       ),
-      { numRuns: 1000 },
+      { numRuns: 400 },
     )
   })
 })

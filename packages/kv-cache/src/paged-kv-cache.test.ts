@@ -69,6 +69,37 @@ describe('the prefix cache', () => {
     expect(cache.stats().used).toBe(3)
   })
 
+  it('exchanges no block under the forks that share what follows it', () => {
+    const cache = new PagedKvCache({ numBlocks: 4, pageSize: 2 })
+    const a = cache.allocate({ tokens: range(0, 4) })
+    const b = a.fork()
+    finished(cache, range(0, 2))
+    a.commit()
+    expect(cache.violations()).toEqual([])
+    a.free()
+    expect(cache.violations()).toEqual([])
+    // What counts as free can be had.
+    const rest = cache.allocate({ tokens: range(50, 50 + 2 * cache.pool.numFree) })
+    expect([...rest.blocks, ...b.blocks].sort()).toEqual([0, 1, 2, 3])
+    rest.free()
+    b.commit()
+    expect(cache.match(range(0, 5))).toBe(4)
+    expect(cache.violations()).toEqual([])
+  })
+
+  it('stores nothing more once it is detached', () => {
+    const cache = new PagedKvCache({ numBlocks: 4, pageSize: 2 })
+    const [a, b] = [cache.allocate({ tokens: [1, 2] }), cache.allocate({ tokens: [1, 2] })]
+    cache.detach()
+    const next = new PagedKvCache({ pool: cache.pool, pageSize: 2 })
+    a.commit()
+    a.free()
+    const other = next.allocate({ tokens: [7, 8] })
+    b.commit()
+    expect(b.blocks[0]).not.toBe(other.blocks[0])
+    expect(cache.stats().stored).toBe(0)
+  })
+
   it('keeps freed blocks until their memory is needed, then gives up the tail first', () => {
     const cache = new PagedKvCache({ numBlocks: 4, pageSize: 2 })
     finished(cache, range(0, 8))

@@ -66,7 +66,7 @@ export class PagedKvCache {
   readonly #events = new EventHub()
   readonly #live = new Map<number, CachedSequence>()
   readonly #owner: SequenceOwner
-  readonly #caching: boolean
+  #caching: boolean
   readonly #ownPool: boolean
   #nextId = 0
   #hits = 0
@@ -94,10 +94,13 @@ export class PagedKvCache {
       hash: options.hash ?? hashBlock,
       events: this.#events,
     })
+    const caching = () => this.#caching
     this.#owner = {
       pool: this.pool,
       prefix: this.#prefix,
-      caching: this.#caching,
+      get caching() {
+        return caching()
+      },
       nextId: () => this.#nextId++,
       enter: (sequence) => this.#live.set(sequence.id, sequence),
       leave: (sequence) => this.#live.delete(sequence.id),
@@ -149,6 +152,7 @@ export class PagedKvCache {
 
   /** Forgets all stored content and gives the pool free for another cache. Make no sequence of this one any more. */
   detach(): void {
+    this.#caching = false
     this.#prefix.detach()
   }
 

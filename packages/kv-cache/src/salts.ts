@@ -1,5 +1,8 @@
 import { hashSalt } from './hash'
 
+/** A block's parent column holds −1 − salt in 32 bits: numbers begin again at 0 where none is left. */
+const MAX_SALTS = 2 ** 31
+
 interface Salt {
   readonly text: string
   readonly id: number
@@ -31,9 +34,11 @@ export class Salts {
   acquire(text: string): number {
     let salt = this.#byText.get(text)
     if (!salt) {
-      salt = { text, id: this.#next++, hash: hashSalt(text), users: 0 }
+      while (this.#byId.has(this.#next)) this.#next = (this.#next + 1) % MAX_SALTS
+      salt = { text, id: this.#next, hash: hashSalt(text), users: 0 }
       this.#byText.set(text, salt)
       this.#byId.set(salt.id, salt)
+      this.#next = (this.#next + 1) % MAX_SALTS
     }
     salt.users++
     return salt.id

@@ -31,25 +31,29 @@ describe('PagedSequence', () => {
       amount: fc.nat(20),
     })
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 9 }), fc.array(step, { maxLength: 60 }), (pageSize, program) => {
-        const pool = new BlockPool(24)
-        const live = [new PagedSequence(pool, pageSize)]
-        for (const { op, who, amount } of program) {
-          const sequence = live[who % live.length]!
-          if (op === 'append') {
-            if (sequence.canAppend(amount)) sequence.append(amount)
-            else expect(() => sequence.append(amount)).toThrow(OutOfPagesError)
-          } else if (op === 'fork') live.push(sequence.fork())
-          else if (op === 'truncate') sequence.truncate(Math.min(amount, sequence.length))
-          else if (live.length > 1) live.splice(who % live.length, 1)[0]!.free()
-          const held = new Map<number, number>()
-          for (const s of live) for (const block of s.blocks) held.set(block, (held.get(block) ?? 0) + 1)
-          for (const [block, times] of held) expect(pool.references(block)).toBe(times)
-          expect(pool.numFree).toBe(24 - held.size)
-        }
-        for (const sequence of live) sequence.free()
-        expect(pool.numFree).toBe(24)
-      }),
+      fc.property(
+        fc.integer({ min: 1, max: 9 }),
+        fc.array(step, { maxLength: 60, size: 'max' }),
+        (pageSize, program) => {
+          const pool = new BlockPool(24)
+          const live = [new PagedSequence(pool, pageSize)]
+          for (const { op, who, amount } of program) {
+            const sequence = live[who % live.length]!
+            if (op === 'append') {
+              if (sequence.canAppend(amount)) sequence.append(amount)
+              else expect(() => sequence.append(amount)).toThrow(OutOfPagesError)
+            } else if (op === 'fork') live.push(sequence.fork())
+            else if (op === 'truncate') sequence.truncate(Math.min(amount, sequence.length))
+            else if (live.length > 1) live.splice(who % live.length, 1)[0]!.free()
+            const held = new Map<number, number>()
+            for (const s of live) for (const block of s.blocks) held.set(block, (held.get(block) ?? 0) + 1)
+            for (const [block, times] of held) expect(pool.references(block)).toBe(times)
+            expect(pool.numFree).toBe(24 - held.size)
+          }
+          for (const sequence of live) sequence.free()
+          expect(pool.numFree).toBe(24)
+        },
+      ),
       { numRuns: 1000 },
     )
   })

@@ -32,7 +32,11 @@ describe('a saved cache', () => {
     const bytes = busy().save()
     const changed = bytes.slice()
     changed[changed.length - 1]! ^= 1
+    // The last digit of the header's length, which the checksum doesn't cover.
+    const longer = bytes.slice()
+    longer[bytes.indexOf(10) - 1]! ^= 1
     for (const bad of [
+      longer,
       bytes.subarray(0, bytes.length - 1),
       changed,
       new Uint8Array(0),

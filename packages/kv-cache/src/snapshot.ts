@@ -40,15 +40,15 @@ export function decodeState(bytes: Uint8Array): CacheState {
   const line = new TextDecoder().decode(bytes.subarray(0, Math.max(0, end)))
   const [sum, length] = line.startsWith(`${magic} `) ? line.slice(magic.length + 1).split(' ') : []
   const body = bytes.subarray(end + 1)
-  if (sum === undefined || Number(sum) !== checksum(body)) {
+  const header =
+    sum !== undefined && Number(sum) === checksum(body) ? headerOf(body.subarray(0, Number(length))) : undefined
+  if (!header) {
     throw new InvalidArgumentError(
       `${bytes.length} bytes are not a saved cache.`,
       'Pass the bytes that save() returned, whole and unchanged.',
     )
   }
-  const { numBlocks, numUnused, ...rest }: Header = JSON.parse(
-    new TextDecoder().decode(body.subarray(0, Number(length))),
-  )
+  const { numBlocks, numUnused, ...rest } = header
   const pool = { references: new Int32Array(numBlocks), free: new Int32Array(numUnused) }
   const columns = blockColumns(numBlocks, rest.pageSize)
   let at = Number(length)
@@ -58,6 +58,15 @@ export function decodeState(bytes: Uint8Array): CacheState {
     at += target.length
   }
   return { ...rest, pool, columns }
+}
+
+/** Undefined for bytes that are no header: the length in the line before, which no checksum covers, is wrong. */
+function headerOf(bytes: Uint8Array): Header | undefined {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes))
+  } catch {
+    return undefined
+  }
 }
 
 function bytesOf(array: Int32Array | Uint32Array | Uint8Array | Float64Array): Uint8Array {
