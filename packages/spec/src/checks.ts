@@ -105,14 +105,12 @@ export const check = {
   experts(out: F32, x: F32, ids: I32, weights: F32, experts: readonly ExpertWeights[]): void {
     dtypes('experts', { out, x, weights }, { ids })
     demand(same(out, x) && same(ids, weights) && rowsOf(ids) === rowsOf(x), 'experts', { out, x, ids, weights })
+    if (experts.length === 0 && sizeOf(ids.shape) > 0)
+      throw new InvalidArgumentError('experts: there is no expert to choose.', 'Give the experts that the ids name.')
+    const [inner, hidden] = experts[0]?.gate.shape ?? []
     for (const { gate, up, down } of experts) {
-      const [inner, hidden] = gate.shape
-      demand(hidden === last(x) && same(gate, up) && down.shape[0] === hidden && down.shape[1] === inner, 'experts', {
-        x,
-        gate,
-        up,
-        down,
-      })
+      const fits = gate.shape[0] === inner && hidden === last(x) && down.shape[0] === hidden && down.shape[1] === inner
+      demand(fits && gate.shape[1] === hidden && same(gate, up), 'experts', { x, gate, up, down })
     }
   },
   append(cache: PagedCache, latent: F32, slots: I32): void {

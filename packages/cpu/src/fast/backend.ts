@@ -242,8 +242,8 @@ export class FastCpuBackend implements CpuBackend {
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void {
     check.argmax(ids, logits)
     const [o, a] = [ids as I32, logits as F32]
-    const [n, vocab] = logits.shape as [number, number]
-    this.#rows(Op.argmax, n, a.size)
+    const vocab = a.shape.at(-1)!
+    this.#rows(Op.argmax, o.size, a.size)
       .int(0, o.address)
       .int(1, a.address)
       .int(2, vocab)
@@ -260,12 +260,12 @@ export class FastCpuBackend implements CpuBackend {
     options: RouterOptions,
   ): void {
     check.route(ids, weights, logits, bias, options)
-    const [n, experts] = logits.shape as [number, number]
+    const experts = logits.shape.at(-1)!
     if (experts > MAX_EXPERTS)
       throw new UnsupportedError(`${experts} experts have no CPU kernel.`, `Up to ${MAX_EXPERTS} are taken.`)
     const [to, w, x, b] = [ids as I32, weights as F32, logits as F32, bias as F32 | undefined]
     const command = this.pool.commands
-      .begin(Op.route, n, n * experts * 32)
+      .begin(Op.route, x.size / experts, x.size * 32)
       .int(0, to.address)
       .int(1, w.address)
       .int(2, x.address)

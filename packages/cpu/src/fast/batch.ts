@@ -87,9 +87,9 @@ export class FastBatch implements PagedBatch {
     if (this.#disposed) return
     this.#disposed = true
     const { heap } = this.pool
-    heap.release(this.starts, (this.capacity.maxSequences + 1) * 4)
-    heap.release(this.lengths, this.capacity.maxSequences * 4)
-    heap.release(this.table, this.capacity.maxSequences * this.capacity.maxBlocks * 4)
+    heap.retire(this.starts, (this.capacity.maxSequences + 1) * 4)
+    heap.retire(this.lengths, this.capacity.maxSequences * 4)
+    heap.retire(this.table, this.capacity.maxSequences * this.capacity.maxBlocks * 4)
   }
 
   #check(): void {

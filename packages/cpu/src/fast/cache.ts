@@ -56,7 +56,7 @@ export class FastCache implements PagedCache {
   dispose(): void {
     if (!this.#live) return
     this.#live = false
-    this.heap.release(this.data, this.bytes)
-    this.heap.release(this.#descriptor, WORDS * 4)
+    this.heap.retire(this.data, this.bytes)
+    this.heap.retire(this.#descriptor, WORDS * 4)
   }
 }

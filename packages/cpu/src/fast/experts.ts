@@ -16,7 +16,10 @@ export class ExpertTables {
 
   constructor(private readonly pool: ThreadPool) {}
 
+  /** @throws DisposedError when a weight is gone */
   address(experts: readonly ExpertWeights[]): number {
+    for (const { gate, up, down } of experts)
+      for (const weight of [gate, up, down]) void (weight as FastWeight).descriptor
     const known = this.#tables.get(experts)
     if (known !== undefined) return known
     const { heap } = this.pool
@@ -45,9 +48,10 @@ export function recordExperts(
   weights: FastTensor<'f32'>,
   experts: readonly ExpertWeights[],
 ): void {
-  const [n, choices] = ids.shape as [number, number]
-  const pairs = n * choices
+  const pairs = ids.size
   if (pairs === 0) return
+  const choices = ids.shape.at(-1) ?? 1
+  const n = pairs / choices
   const table = tables.address(experts)
   const { heap, commands } = pool
   const gate = experts[0]!.gate as FastWeight

@@ -13,6 +13,7 @@ export class SharedHeap {
   #u8!: Uint8Array
   #top: number
   #free = new Map<number, number[]>()
+  #retired: (readonly [address: number, bytes: number])[] = []
 
   constructor(base: number) {
     this.memory = new WebAssembly!.Memory({ initial: 32, maximum: LIMIT / PAGE, shared: true })
@@ -61,6 +62,16 @@ export class SharedHeap {
     const list = this.#free.get(size)
     if (list) list.push(address)
     else this.#free.set(size, [address])
+  }
+
+  /** Takes back, at the next `reclaim`, what recorded commands may read without naming it as bytes that they read. */
+  retire(address: number, bytes: number): void {
+    this.#retired.push([address, bytes])
+  }
+
+  /** All that was recorded has run: what was retired can be handed out again. */
+  reclaim(): void {
+    for (const [address, bytes] of this.#retired.splice(0)) this.release(address, bytes)
   }
 
   #grow(pages: number): boolean {

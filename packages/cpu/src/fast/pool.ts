@@ -58,7 +58,7 @@ export class ThreadPool {
   #opened = false
   #workers: Worker[] = []
   #failure: unknown
-  #disposed = false
+  #ended: Promise<unknown> | undefined
 
   private constructor(
     readonly heap: SharedHeap,
@@ -129,7 +129,7 @@ export class ThreadPool {
   }
 
   get disposed(): boolean {
-    return this.#disposed
+    return this.#ended !== undefined
   }
 
   /** True when `stage(bytes)` has room until the next flush. */
@@ -149,7 +149,7 @@ export class ThreadPool {
    * knows that commands will follow, it gives them the time to wake.
    */
   open(): void {
-    if (this.#disposed) throw new DisposedError('The CPU backend')
+    if (this.disposed) throw new DisposedError('The CPU backend')
     if (this.#opened) return
     this.#opened = true
     Atomics.store(this.heap.i32, this.#sync / 4 + Sync.count, 0)
@@ -158,11 +158,15 @@ export class ThreadPool {
 
   /** Runs what was recorded. @throws InvalidArgumentError for an index that a kernel found outside its table */
   flush(): void {
-    if (this.#disposed) throw new DisposedError('The CPU backend')
-    if (this.commands.count === 0) return
+    if (this.disposed) throw new DisposedError('The CPU backend')
+    if (this.commands.count === 0) {
+      this.heap.reclaim()
+      return
+    }
     this.commands.clear()
     this.#staged = 0
     this.kernels.flush(this.#sync)
+    this.heap.reclaim()
     this.#opened = false
     this.#epoch++
     const { i32 } = this.heap
@@ -190,14 +194,13 @@ export class ThreadPool {
     if (Atomics.load(i32, at + sleepers) > 0) Atomics.notify(i32, at + word)
   }
 
-  /** Ends the workers. Commands that were not flushed are dropped. */
+  /** Ends the workers, and waits until they have. Commands that were not flushed are dropped. */
   async dispose(): Promise<void> {
-    if (this.#disposed) return
-    this.#disposed = true
-    this.commands.clear()
-    this.kernels.quit(this.#sync)
-    const workers = this.#workers
-    this.#workers = []
-    await Promise.all(workers.map((worker) => worker.terminate()))
+    if (!this.#ended) {
+      this.commands.clear()
+      this.kernels.quit(this.#sync)
+      this.#ended = Promise.all(this.#workers.map((worker) => worker.terminate()))
+    }
+    await this.#ended
   }
 }

@@ -65,6 +65,10 @@ export class FastWeight implements Weight {
       blocks.push([address, bytes])
       return address
     }
+    // All blocks are taken before the read: commands that are recorded meanwhile may still use what is free after it.
+    const descriptor = take(MATRIX_WORDS * 4)
+    const rowBytes = i * (precision === 'bf16' ? 2 : 4)
+    const space = packed ? heap.allocate(PANEL * rowBytes) : 0
     const fill = (address: number) => source.read(new Uint8Array(heap.memory.buffer, address, sourceBytes))
     let scales = 0
     let data: number
@@ -105,17 +109,13 @@ export class FastWeight implements Weight {
         await fill(start)
         if (source.dtype !== 'f32') kernels.widen(data, start, sources[source.dtype], size)
       }
-      if (packed) {
-        const rowBytes = i * (precision === 'bf16' ? 2 : 4)
-        const space = heap.allocate(PANEL * rowBytes)
-        kernels.packRows(data, space, o, rowBytes / 16)
-        heap.release(space, PANEL * rowBytes)
-      }
+      if (packed) kernels.packRows(data, space, o, rowBytes / 16)
     } catch (error) {
       for (const [address, bytes] of blocks) heap.release(address, bytes)
       throw error
+    } finally {
+      if (packed) heap.release(space, PANEL * rowBytes)
     }
-    const descriptor = take(MATRIX_WORDS * 4)
     heap.i32.set([stored[precision], data, scales, o, i, packed ? 1 : 0], descriptor / 4)
     return new FastWeight(heap, source.shape, precision, o, i, descriptor, blocks)
   }
@@ -126,10 +126,10 @@ export class FastWeight implements Weight {
     return this.descriptorAddress
   }
 
-  /** Address and bytes of the values, for hazard checks. Weights are never written, so their extent is not needed. */
+  /** Its memory is free once the commands that were recorded before have run. */
   dispose(): void {
     if (!this.#live) return
     this.#live = false
-    for (const [address, bytes] of this.blocks) this.heap.release(address, bytes)
+    for (const [address, bytes] of this.blocks) this.heap.retire(address, bytes)
   }
 }
