@@ -112,6 +112,20 @@ describe('the openai client', () => {
     expect(value.legs).toBeTypeOf('number')
   })
 
+  it('gives log-probabilities that are numbers, of tokens that a schema forbids too', async () => {
+    const forced = { model: 'stub', max_tokens: 3, response_format: { type: 'json_object' as const } }
+    const chat = await client.chat.completions.create({ ...forced, messages, logprobs: true, top_logprobs: 20 })
+    const told = chat.choices[0]!.logprobs!.content!.flatMap(({ top_logprobs }) => top_logprobs)
+    const text = await client.completions.create({ ...forced, prompt: 'x', logprobs: 5 })
+    const values = text.choices[0]!.logprobs!.top_logprobs!.flatMap((top) => Object.values(top))
+    expect(
+      told
+        .map(({ logprob }) => logprob)
+        .concat(values)
+        .filter((value) => !Number.isFinite(value)),
+    ).toEqual([])
+  })
+
   it('echoes a prompt as it was given, and refuses its log-probabilities', async () => {
     const prompt = '\ufeffThe whale<|end_of_text|> and'
     const { choices } = await client.completions.create({ model: 'stub', prompt, max_tokens: 0, echo: true })

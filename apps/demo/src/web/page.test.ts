@@ -34,17 +34,17 @@ describe.skipIf(!executablePath)('the page', () => {
     await rm(webRoot, { recursive: true })
   })
 
-  async function open(options: Parameters<Browser['newPage']>[0] = {}): Promise<Page> {
+  async function open(options: Parameters<Browser['newPage']>[0] = {}, { url: base } = server): Promise<Page> {
     const page = await browser.newPage(options)
     page.on('request', (request) => {
       const url = request.url()
-      if (!url.startsWith(server.url) && !url.startsWith('data:')) outside.push(url)
+      if (!url.startsWith(base) && !url.startsWith('data:')) outside.push(url)
     })
     page.on('pageerror', (error) => problems.push(error.message))
     page.on('console', (message) => {
       if (message.type() === 'error') problems.push(message.text())
     })
-    await page.goto(server.url)
+    await page.goto(base)
     await page.waitForSelector('canvas.pool')
     return page
   }
@@ -118,6 +118,79 @@ describe.skipIf(!executablePath)('the page', () => {
     await page.getByText("the model's context of 1024").waitFor()
     problems.length = 0
     await page.close()
+  })
+
+  it('goes on with a chat after an answer that failed, as if it had not been asked', async () => {
+    const page = await open()
+    await page.getByRole('tab', { name: 'Chat' }).click()
+    await page.getByLabel('New tokens').fill('5')
+    const box = page.getByLabel('Your text')
+    const long = 'word '.repeat(2000)
+    await box.fill(long)
+    await page.getByRole('button', { name: 'Send' }).click()
+    await page.getByText("the model's context of 1024").waitFor()
+    await page.getByRole('button', { name: 'Send' }).and(page.locator(':enabled')).waitFor()
+    expect(await box.inputValue()).toBe(long)
+    await box.fill('Shorter.')
+    await page.getByRole('button', { name: 'Send' }).click()
+    await page.getByText('Shorter.').waitFor()
+    await page.getByRole('button', { name: 'Send' }).and(page.locator(':enabled')).waitFor()
+    expect(await page.getByRole('log').locator('p b').allTextContents()).toEqual(['user', 'assistant'])
+    problems.length = 0
+    await page.close()
+  })
+
+  it('keeps the mode while an answer is written', async () => {
+    const page = await open()
+    await page.getByLabel('New tokens').fill('900')
+    await page.getByRole('button', { name: 'Send' }).click()
+    await shows(page, ({ used }) => used > 0)
+    expect(await page.getByRole('tab', { name: 'Chat' }).isDisabled()).toBe(true)
+    await page.getByRole('button', { name: 'Stop' }).click()
+    await page.getByRole('tab', { name: 'Chat' }).and(page.locator(':enabled')).waitFor()
+    await page.close()
+  })
+
+  it('does not send on the Enter that ends the composition of a character', async () => {
+    const page = await open()
+    await page.getByLabel('Your text').evaluate((box) => {
+      const init = { key: 'Enter', isComposing: true, bubbles: true, cancelable: true }
+      box.dispatchEvent(new KeyboardEvent('keydown', init))
+    })
+    expect(await page.getByRole('log').locator('p').count()).toBe(0)
+    await page.close()
+  })
+
+  it('finds a server that begins anew, and tells how large a pool is that it shows in part', async () => {
+    const start = (port: number) => startTestServer({ webRoot, port, stub: { numBlocks: 5000 } })
+    const first = await start(0)
+    const page = await open({}, first)
+    await page.getByText('Cache: 5000 pages').waitFor()
+    await (await first.post('/v1/completions', { prompt: 'x', max_tokens: 300, ignore_eos: true })).json()
+    await page.waitForTimeout(600)
+    await first.close(0)
+    await page.getByText('No connection').waitFor()
+    const rates = await page
+      .locator('dl.figures dd')
+      .first()
+      .evaluateHandle((figure) => {
+        const seen: string[] = []
+        new MutationObserver(() => seen.push(figure.textContent!)).observe(figure, {
+          subtree: true,
+          characterData: true,
+        })
+        return seen
+      })
+    const second = await start(Number(new URL(first.url).port))
+    await page.getByText('No connection').waitFor({ state: 'detached' })
+    await (await second.post('/v1/completions', { prompt: 'x', max_tokens: 300, ignore_eos: true })).json()
+    await page.waitForTimeout(1200)
+    const seen = await rates.jsonValue()
+    expect(seen.length).toBeGreaterThan(0)
+    expect(seen.filter((rate) => Number(rate) < 0)).toEqual([])
+    problems.length = 0
+    await page.close()
+    await second.close(0)
   })
 
   it('fits a phone without scrolling sideways, light and dark', async () => {

@@ -15,7 +15,7 @@ export function Pool({ live }: { live: LiveState }) {
     observer.observe(canvas.current!)
     return () => observer.disconnect()
   }, [])
-  const { owner, holders, sequences, stats, pageSize } = live
+  const { holders, sequences, stats, pageSize } = live
   const shared = holders.filter((count) => count > 1).length
   useEffect(() => {
     if (width > 0) draw(canvas.current!, live, width)
@@ -24,7 +24,7 @@ export function Pool({ live }: { live: LiveState }) {
   return (
     <div>
       <h2>
-        Cache: {owner.length} pages of {pageSize} tokens
+        Cache: {stats.pages.total} pages of {pageSize} tokens
       </h2>
       <canvas
         ref={canvas}

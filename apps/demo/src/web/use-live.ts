@@ -23,8 +23,9 @@ export function useLive(apiKey: string) {
   const [offline, setOffline] = useState(false)
   useEffect(() => {
     const controller = new AbortController()
-    let before: LiveState | undefined
     const follow = async () => {
+      // Not that of an earlier connection: the server may have begun anew, and counts from 0.
+      let before: LiveState | undefined
       const response = await fetch('/live', { headers: headers(apiKey), signal: controller.signal })
       if (!response.ok) throw new Error(String(response.status))
       setOffline(false)

@@ -29,7 +29,10 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
     controller.current.abort()
     controller.current = new AbortController()
   }
-  /** Shows the answers after `base`, each behind what it continues: one of `prefixes` for each prompt, `n` samples of each. */
+  /**
+   * Shows the answers after `base`, each behind what it continues: one of `prefixes` for each prompt, `n` samples of each.
+   * Gives the first one, or what there is of it when stopped; nothing when it failed.
+   */
   const stream = async (
     input: Parameters<typeof ask>[0],
     base: readonly Shown[],
@@ -56,7 +59,10 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
         show()
       }
     } catch (error) {
-      if (!signal.aborted) show([{ label: 'error', text: (error as Error).message, error: true }])
+      if (!signal.aborted) {
+        show([{ label: 'error', text: (error as Error).message, error: true }])
+        return undefined
+      }
     } finally {
       setRunning((count) => count - 1)
     }
@@ -69,7 +75,8 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
     const past = messages.map(({ role, content }) => ({ label: role, text: content }))
     setText('')
     const answer = await stream({ messages }, past, [''], 'assistant')
-    setHistory([...messages, { role: 'assistant', content: answer }])
+    if (answer === undefined) setText((typed) => typed || text)
+    else setHistory([...messages, { role: 'assistant', content: answer }])
   }
   // One request of eight prompts: a browser opens too few connections for eight of one.
   const burst = () => {
@@ -86,7 +93,8 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
   }
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key === 'Escape') stop()
-    if (event.key === 'Enter' && !event.shiftKey) {
+    // The Enter that ends the composition of a character is part of it.
+    if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
       event.preventDefault()
       send()
     }
@@ -95,7 +103,14 @@ export function Writer({ settings, change }: { settings: Settings; change: (sett
     <section aria-label="Prompt">
       <div class="row" role="tablist" aria-label="Mode">
         {(['completion', 'chat'] as const).map((each) => (
-          <button key={each} type="button" role="tab" aria-selected={mode === each} onClick={() => pick(each)}>
+          <button
+            key={each}
+            type="button"
+            role="tab"
+            aria-selected={mode === each}
+            disabled={running > 0}
+            onClick={() => pick(each)}
+          >
             {each === 'chat' ? 'Chat' : 'Completion'}
           </button>
         ))}
