@@ -15,8 +15,16 @@ export class SharedHeap {
   #free = new Map<number, number[]>()
   #retired: (readonly [address: number, bytes: number])[] = []
 
+  /** @throws UnsupportedError where the process may not reserve the address space */
   constructor(base: number) {
-    this.memory = new WebAssembly!.Memory({ initial: 32, maximum: LIMIT / PAGE, shared: true })
+    try {
+      this.memory = new WebAssembly!.Memory({ initial: 32, maximum: LIMIT / PAGE, shared: true })
+    } catch (error) {
+      throw new UnsupportedError(
+        `No address space for a WebAssembly memory of up to 4 GiB: ${error}.`,
+        'Raise the limit of virtual memory (ulimit -v), dispose of other backends, or use the reference backend.',
+      )
+    }
     this.#top = align(base, 64)
     this.#view()
   }
