@@ -35,6 +35,8 @@ const person = {
   required: ['name'],
   additionalProperties: false,
 }
+/** Any property, but a and é are integers. */
+const open = { properties: { a: { type: 'integer' }, é: { type: 'integer' }, 'q"': {} }, additionalProperties: true }
 const tree = {
   $defs: {
     node: {
@@ -64,6 +66,14 @@ describe('jsonSchemaRule', () => {
     [{ const: { a: [1] } }, '{"a":[1]}', true],
     [{ type: 'object', additionalProperties: { type: 'boolean' } }, '{"x":true, "y":false}', true],
     [{ type: 'array', prefixItems: [{ type: 'null' }, { type: 'boolean' }] }, '[null,true]', true],
+    [open, '{"a":1,"é":2,"b":null,"ab":[]}', true],
+    [open, '{"":0,"a":0}', false],
+    [open, '{"":0,"ba":0,"b\\u0061":0,"èa":0,"ê":0,"éa":0}', true],
+    [open, '{"èé":"x","海":0,"ab":0}', true],
+    [open, '{"a":"x"}', false],
+    [open, '{"a":1,"a":"x"}', false],
+    [open, '{"é":"x"}', false],
+    [open, '{"\\u0061":"x"}', false],
     [{ prefixItems: [{ type: 'null' }] }, '[null]', true],
     [{ prefixItems: [{ type: 'null' }] }, '[1]', false],
     [{ additionalProperties: { type: 'null' } }, '{"a":1}', false],
@@ -170,5 +180,12 @@ describe('Vocabulary', () => {
     expect(larger.isSpecial(4100)).toBe(false)
     expect(larger.specialText(4101)).toBe('<|call|>')
     expect(larger.bytes(4098)).toHaveLength(0)
+  })
+
+  it('keeps a byte order mark, as the assembler does', () => {
+    const { ids } = tokenizer.encode('\ufeffsea', { add_special_tokens: false })
+    const assembler = new TextAssembler(vocabulary, [])
+    expect(vocabulary.text(ids)).toBe('\ufeffsea')
+    expect(ids.map((id) => assembler.push(id)).join('')).toBe('\ufeffsea')
   })
 })

@@ -10,12 +10,21 @@ export type Rule =
   /** A rule made on demand, for recursive schemas. */
   | { readonly kind: 'lazy'; readonly make: () => Rule }
 
+export type ByteRule = Rule & { readonly kind: 'byte' }
+
 export const empty: Rule = { kind: 'empty' }
 
 /** One byte of the ranges, given as pairs of first and last. */
-export function byte(...ranges: readonly (readonly [number, number])[]): Rule {
+export function byte(...ranges: readonly (readonly [number, number])[]): ByteRule {
   const set = new Uint8Array(256)
   for (const [first, last] of ranges) set.fill(1, first, last + 1)
+  return { kind: 'byte', set }
+}
+
+/** One byte of the rule's set that is not among `codes`. */
+export function without(rule: ByteRule, codes: readonly number[]): ByteRule {
+  const set = rule.set.slice()
+  for (const code of codes) set[code] = 0
   return { kind: 'byte', set }
 }
 

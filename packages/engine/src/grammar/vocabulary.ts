@@ -72,7 +72,7 @@ export class Vocabulary {
   }
 
   text(ids: Iterable<number>): string {
-    const decoder = new TextDecoder()
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
     let text = ''
     for (const id of ids) text += decoder.decode(this.bytes(id), { stream: true })
     return text + decoder.decode()
