@@ -307,3 +307,18 @@ it('tells nothing after the end, though a listener cancels at a finish', async (
   expect(engine.stats().finished).toBe(0)
   expectNoLeak(engine)
 })
+
+it('counts a guess as right though the sample ends with it', async () => {
+  const engine = await engineOf(40, 16)
+  let tokens = 0
+  await tokensOf(
+    engine.submit({
+      prompt: [5, 5, 5, 5],
+      sampling: { logitBias: new Map([[5, 100]]) },
+      speculate: 2,
+      ignoreEos: true,
+      shouldStop: () => ++tokens === 2,
+    }),
+  )
+  expect(engine.stats()).toMatchObject({ generated: 2, drafted: 1, accepted: 1 })
+})

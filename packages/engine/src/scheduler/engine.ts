@@ -279,6 +279,7 @@ export class LlmEngine {
     const first = branch.generated === 0
     const known = branch.tokens.length
     let delivered = 0
+    let accepted = 0
     let finished = false
     if (first) {
       this.#counters.cached += job.cachedTokens
@@ -288,10 +289,11 @@ export class LlmEngine {
       const before = branch.tokens.length
       finished = this.#sample(branch, logits.subarray(row * vocabSize, (row + 1) * vocabSize))
       delivered += branch.tokens.length - before
-      if (row < drafted && branch.tokens[known + row] !== tokens[tokens.length - drafted + row]) break
+      if (row === drafted || branch.tokens[known + row] !== tokens[tokens.length - drafted + row]) break
+      accepted++
     }
     this.#counters.drafted += drafted
-    this.#counters.accepted += Math.max(0, Math.min(delivered - 1, drafted))
+    this.#counters.accepted += accepted
     if (job.live.has(branch)) {
       // The last sampled token was not computed: what is cached ends before it.
       branch.sequence!.truncate(Math.min(branch.sequence!.length, branch.tokens.length - 1))
