@@ -108,6 +108,13 @@ describe('one layer of MLA', () => {
     expect(rows[width + r + 1]).toBeCloseTo(y * Math.cos(5) + x * Math.sin(5), 5)
   })
 
+  it('no tokens give no rows', () => {
+    const none = new Float32Array(0)
+    const rows = downProject(none, values((r + ropeDim) * hiddenSize, 1), values(r, 2), [], config)
+    expect(rows).toHaveLength(0)
+    expect(upProject(rows, values(h * (nope + v) * r, 3), config).keys).toHaveLength(0)
+  })
+
   it('sizes that do not fit are refused', () => {
     const some = new Float32Array(7)
     for (const call of [
@@ -118,6 +125,9 @@ describe('one layer of MLA', () => {
       () => expandOutput(some, some, config),
       () => rmsNorm(some, new Float32Array(2), 0),
       () => rmsNorm(some, new Float32Array(0), 0),
+      // Half a norm, and positions that are no rows.
+      () => downProject(values(16, 1), values((r + ropeDim) * 16, 2), values(r / 2, 3), [0], config),
+      () => downProject(values(5, 1), values((r + ropeDim) * 2.5, 2), values(r, 3), [0, 1], config),
     ]) {
       expect(call).toThrow(InvalidArgumentError)
     }

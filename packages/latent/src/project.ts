@@ -38,7 +38,11 @@ export function downProject(
 ): Float32Array {
   const { kvLoraRank: r, qkRopeHeadDim: ropeDim, rope } = config
   const width = r + ropeDim
-  const rows = project(hidden, kvA, width, hidden.length / positions.length)
+  const i = kvA.length / width
+  fits('kvA', kvA.length > 0 && kvA.length % width === 0, `${width} rows`, kvA.length)
+  fits('hidden', hidden.length === positions.length * i, `${positions.length} rows of ${i}`, hidden.length)
+  fits('norm', norm.length === r, `${r} values`, norm.length)
+  const rows = project(hidden, kvA, width, i)
   const frequencies = ropeFrequencies(ropeDim, rope)
   for (let n = 0; n < positions.length; n++) {
     rows.set(rmsNorm(rows.subarray(n * width, n * width + r), norm, config.rmsNormEps), n * width)

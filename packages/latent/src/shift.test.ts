@@ -1,3 +1,4 @@
+import { InvalidArgumentError } from '@flashmla/spec'
 import { describe, expect, it } from 'vitest'
 import type { RopeConfig } from './config'
 import { bf16Format, f32Format } from './formats'
@@ -55,5 +56,14 @@ describe.each([f32Format(512, 64), bf16Format(512, 64), fp8V32Format, fp8V4Forma
     after.forEach((value, i) => {
       expect(Math.abs(value - before[i]!)).toBeLessThan(0.02)
     })
+  })
+
+  it('a slot past the page is refused before any is moved', () => {
+    const page = new Uint8Array(4 * format.bytesPerToken)
+    for (let slot = 0; slot < 4; slot++) format.encode(rowAt(slot, slot, true), 0, page, 4, slot)
+    const before = page.slice()
+    expect(() => shiftSlots(format, page, 4, [2, 6], -2, rope)).toThrow(InvalidArgumentError)
+    expect(() => shiftSlots(format, page, 4, [2, 3.5], -2, rope)).toThrow(InvalidArgumentError)
+    expect(page).toEqual(before)
   })
 })

@@ -18,6 +18,8 @@ export function shiftSlots(
 ): void {
   const row = new Float32Array(format.kvLoraRank + format.ropeDim)
   const frequencies = ropeFrequencies(format.ropeDim, rope)
+  // The last slot first: one past the page is refused before any is moved.
+  if (from < to) format.decode(page, pageSize, to - 1, row, 0)
   for (let slot = from; slot < to; slot++) {
     format.decode(page, pageSize, slot, row, 0)
     // No magnitude: the row has it from when it was written.
