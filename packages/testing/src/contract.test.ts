@@ -20,6 +20,12 @@ describe('contractCases', () => {
     expect(skipped.some(({ name }) => name.startsWith('cache: fp8-656'))).toBe(true)
   })
 
+  it('takes a pattern for every case that it matches, whatever its flags', () => {
+    const count = (test: RegExp) =>
+      contractCases(none, { skip: [{ reason: 'why', tests: [test] }] }).filter(({ skipped }) => skipped).length
+    expect(count(/^attention/g)).toBe(count(/^attention/))
+  })
+
   it('refuses a skip that has outlived its case', () => {
     const skip = [{ reason: 'old', tests: ['attention: fp4'] }]
     expect(() => contractCases(none, { skip })).toThrow(InvalidArgumentError)

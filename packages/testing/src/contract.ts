@@ -125,5 +125,5 @@ export function runBackendContract(
 }
 
 function matches(name: string, test: string | RegExp): boolean {
-  return typeof test === 'string' ? name.startsWith(test) : test.test(name)
+  return typeof test === 'string' ? name.startsWith(test) : name.search(test) >= 0
 }
