@@ -53,16 +53,14 @@ export function startGeneration(
   const used = { completion: 0, cached: prompts.map(() => 0) }
   const last: number[] = []
   const observe = (prompt: number, event: ChoiceEvent) => {
-    const now = performance.now()
     if (event.type === 'finish') {
       used.cached[prompt] = event.cachedTokens
-      metrics.duration.observe((now - started) / 1000)
       return
     }
-    used.completion++
+    const now = performance.now()
+    if (used.completion++ === 0) metrics.firstToken.observe((now - started) / 1000)
     const before = last[event.index]
-    if (before === undefined) metrics.firstToken.observe((now - started) / 1000)
-    else metrics.interToken.observe((now - before) / 1000)
+    if (before !== undefined) metrics.interToken.observe((now - before) / 1000)
     last[event.index] = now
   }
   const running: RunningRequest[] = []
@@ -76,6 +74,7 @@ export function startGeneration(
     if (open > 0) return
     signal.removeEventListener('abort', cancel)
     if (error) cancel()
+    else metrics.duration.observe((performance.now() - started) / 1000)
     listener.end(error)
   }
   try {

@@ -61,6 +61,17 @@ it('tells health, readiness, metrics and its own description', async () => {
   expect(description.components.schemas.CompletionRequest.properties.temperature).toMatchObject({ maximum: 2 })
 })
 
+it('times a request of several samples once, from its first token to its last', async () => {
+  const { url, post } = await start()
+  await (await post('/v1/completions', { prompt: ['a', 'b'], n: 2, max_tokens: 3, ignore_eos: true })).json()
+  const metrics = await (await fetch(`${url}/metrics`)).text()
+  expect(metrics.match(/(?<=flashmla_)\w+_seconds_count \d+/g)).toEqual([
+    'time_to_first_token_seconds_count 1',
+    'inter_token_seconds_count 8',
+    'request_seconds_count 1',
+  ])
+})
+
 it('binds to this machine alone unless told otherwise', async () => {
   const { url } = await start()
   expect(new URL(url).hostname).toBe('127.0.0.1')
