@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CheckpointError, InvalidArgumentError } from '@flashmla/spec'
 import { Template } from '@huggingface/jinja'
+import { tokenText } from './tokenizer'
 
 export interface ChatMessage {
   readonly role: string
@@ -22,6 +23,8 @@ export class ChatTemplate {
   constructor(
     readonly source: string = plain,
     private readonly eosToken = '',
+    /** Empty where the tokenizer adds it. */
+    private readonly bosToken = '',
   ) {
     try {
       this.#template = new Template(source)
@@ -40,18 +43,20 @@ export class ChatTemplate {
   static async load(directory: string): Promise<ChatTemplate> {
     const file = join(directory, 'tokenizer_config.json')
     const text = await readFile(file, 'utf8').catch(() => '{}')
-    let config: { chat_template?: unknown; eos_token?: unknown }
+    let config: Record<string, unknown>
     try {
       config = JSON.parse(text)
     } catch (cause) {
       throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
     }
     const separate = await readFile(join(directory, 'chat_template.jinja'), 'utf8').catch(() => undefined)
-    return new ChatTemplate(separate ?? chosen(config.chat_template), special(config.eos_token))
+    const bos = config.add_bos_token === false ? tokenText(config.bos_token) : ''
+    return new ChatTemplate(separate ?? chosen(config.chat_template), tokenText(config.eos_token), bos)
   }
 
   /**
-   * The prompt, up to where the assistant's answer begins. The tokenizer adds the beginning-of-sequence token itself.
+   * The prompt, up to where the assistant's answer begins. The tokenizer adds the beginning-of-sequence token itself, unless
+   * `add_bos_token` is false: then the template may.
    * @throws InvalidArgumentError when the template refuses the messages
    */
   render(messages: readonly ChatMessage[], tools?: readonly unknown[]): string {
@@ -60,7 +65,7 @@ export class ChatTemplate {
         messages: [...messages],
         tools: tools ? [...tools] : null,
         add_generation_prompt: true,
-        bos_token: '',
+        bos_token: this.bosToken,
         eos_token: this.eosToken,
       })
     } catch (error) {
@@ -77,8 +82,4 @@ function chosen(template: unknown): string | undefined {
   if (!Array.isArray(template)) return undefined
   const named = template as { name?: string; template?: string }[]
   return (named.find(({ name }) => name === 'default') ?? named[0])?.template
-}
-
-function special(token: unknown): string {
-  return typeof token === 'string' ? token : ((token as { content?: string } | null)?.content ?? '')
 }
