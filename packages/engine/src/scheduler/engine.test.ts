@@ -322,3 +322,15 @@ it('counts a guess as right though the sample ends with it', async () => {
   )
   expect(engine.stats()).toMatchObject({ generated: 2, drafted: 1, accepted: 1 })
 })
+
+it.each([0, 2])('ends a request with what its listener throws, of %i tokens', async (maxTokens) => {
+  const engine = await engineOf(40, 16)
+  const error = await new Promise((resolve) => {
+    const event = () => {
+      throw new Error('the socket is gone')
+    }
+    engine.start({ prompt: [1], maxTokens, ignoreEos: true }, { event, end: resolve })
+  })
+  expect(error).toMatchObject({ message: 'the socket is gone' })
+  expectNoLeak(engine)
+})

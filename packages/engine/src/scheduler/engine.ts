@@ -144,7 +144,11 @@ export class LlmEngine {
     this.#counters.prompt += request.prompt.length
     if (job.maxTokens === 0) {
       queueMicrotask(() => {
-        for (const branch of [...job.live]) if (job.live.has(branch)) this.#finish(branch, 'length')
+        try {
+          for (const branch of [...job.live]) if (job.live.has(branch)) this.#finish(branch, 'length')
+        } catch (error) {
+          this.#end(job, error as Error)
+        }
       })
       return { id, cancel }
     }
