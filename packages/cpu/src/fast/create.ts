@@ -22,7 +22,7 @@ export interface CpuBackendOptions {
 
 /**
  * The fast CPU backend: WebAssembly SIMD kernels on worker threads over one shared memory.
- * @throws UnsupportedError where the runtime lacks WebAssembly SIMD, shared memory or worker threads
+ * @throws UnsupportedError where the runtime lacks WebAssembly SIMD, shared memory, worker threads or address space
  */
 export async function createCpuBackend(options: CpuBackendOptions = {}): Promise<CpuBackend> {
   const threads = options.threads ?? availableParallelism()
