@@ -23,7 +23,7 @@ interface Result {
 /** The built command line in a process of its own. */
 function flashmla(...args: string[]): Promise<Result> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [entry, ...args], (error, out, err) => {
+    execFile(process.execPath, [entry, ...args], { timeout: 30_000 }, (error, out, err) => {
       resolve({ code: error ? Number(error.code ?? -1) : 0, out, err })
     })
   })
@@ -116,6 +116,7 @@ describe('flashmla', () => {
     [['serve', '--port', ''], 1, /--port can't be/],
     [['serve', '--max-queued', '0'], 1, /--max-queued can't be 0/],
     [['serve', '--grace', '3000000'], 1, /--grace can't be 3000000/],
+    [['serve', '--port', '0', '--host', ''], 1, /--host can't be empty/],
     [['serve', '--api-key', ''], 1, /--api-key can't be empty/],
     [['dance'], 2, /no command dance/],
     [['constructor', '--help'], 2, /no command constructor/],

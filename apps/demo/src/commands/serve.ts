@@ -77,6 +77,11 @@ export async function serve(args: readonly string[]): Promise<void> {
   if (!logLevels.includes(level))
     throw new InvalidArgumentError(`--log-level can't be ${level}.`, `Give one of ${logLevels.join(', ')}.`)
   const grace = number('grace', 0, 2_000_000) * 1000
+  if (values.host === '')
+    throw new InvalidArgumentError(
+      "--host can't be empty.",
+      'Give an address; 0.0.0.0 is every one that this machine has.',
+    )
   if (values['api-key'].includes(''))
     throw new InvalidArgumentError("--api-key can't be empty.", 'Give a key; without the option everyone may ask.')
   const chosen = await openBackend(values)
