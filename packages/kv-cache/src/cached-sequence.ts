@@ -25,6 +25,8 @@ export interface SequenceState {
   readonly known: number
   readonly stored: number
   readonly blocks: readonly number[]
+  /** Missing in states that were saved before it was known. */
+  readonly cleared?: boolean
 }
 
 /**
@@ -44,6 +46,8 @@ export class CachedSequence extends PagedSequence {
   #known = 0
   /** Leading blocks that were offered to the prefix cache. */
   #stored = 0
+  /** The cache was cleared when this sequence held tokens: what it holds is not to be found. */
+  #cleared = false
 
   /** @internal The salt's user count is the caller's to raise. */
   constructor(owner: SequenceOwner, id: number, salt: number, priority: number) {
@@ -130,7 +134,7 @@ export class CachedSequence extends PagedSequence {
     }
     if (length > this.#committed) this.#committed = length
     const full = Math.floor(Math.min(this.#committed, this.#known) / this.pageSize)
-    if (full > this.#stored && this.#owner.caching) this.#store(full)
+    if (full > this.#stored && this.#owner.caching && !this.#cleared) this.#store(full)
   }
 
   override fork(): CachedSequence {
@@ -142,6 +146,7 @@ export class CachedSequence extends PagedSequence {
     child.#committed = this.#committed
     child.#known = this.#known
     child.#stored = this.#stored
+    child.#cleared = this.#cleared
     owner.prefix.salts.retain(this.#salt)
     owner.enter(child)
     return child
@@ -172,6 +177,11 @@ export class CachedSequence extends PagedSequence {
     this.#cachedTokens = this.#committed = this.#known = this.length
   }
 
+  /** @internal The cache forgets all content, this sequence's too. */
+  forget(): void {
+    if (this.length > 0) this.#cleared = true
+  }
+
   /** @internal */
   state(): SequenceState {
     return {
@@ -184,6 +194,7 @@ export class CachedSequence extends PagedSequence {
       known: this.#known,
       stored: this.#stored,
       blocks: [...this.blocks],
+      cleared: this.#cleared,
     }
   }
 
@@ -194,6 +205,7 @@ export class CachedSequence extends PagedSequence {
     this.#committed = state.committed
     this.#known = state.known
     this.#stored = state.stored
+    this.#cleared = state.cleared ?? false
   }
 
   #store(full: number): void {

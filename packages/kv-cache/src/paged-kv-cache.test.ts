@@ -87,6 +87,26 @@ describe('the prefix cache', () => {
     expect(cache.violations()).toEqual([])
   })
 
+  it('finds nothing that a sequence held when it was cleared, committed or not', () => {
+    const cache = new PagedKvCache({ numBlocks: 16, pageSize: 2 })
+    const live = cache.allocate({ tokens: range(0, 5) })
+    cache.clear()
+    const fork = live.fork()
+    const copy = PagedKvCache.load(cache.save())
+    for (const sequence of [live, fork, ...copy.sequences]) {
+      sequence.commit()
+      // Rolled back into its first block, which is from before all the same.
+      sequence.truncate(1)
+      sequence.appendTokens(range(1, 5))
+      sequence.commit()
+    }
+    expect(cache.match(range(0, 9))).toBe(0)
+    expect(copy.match(range(0, 9))).toBe(0)
+    finished(cache, range(0, 5))
+    expect(cache.match(range(0, 9))).toBe(4)
+    expect(cache.violations()).toEqual([])
+  })
+
   it('stores nothing more once it is detached', () => {
     const cache = new PagedKvCache({ numBlocks: 4, pageSize: 2 })
     const [a, b] = [cache.allocate({ tokens: [1, 2] }), cache.allocate({ tokens: [1, 2] })]

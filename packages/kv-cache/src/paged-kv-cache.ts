@@ -148,6 +148,7 @@ export class PagedKvCache {
   /** Forgets all stored content. Live sequences go on, but what they hold is not found any more. */
   clear(): void {
     this.#prefix.clear()
+    for (const sequence of this.#live.values()) sequence.forget()
   }
 
   /** Forgets all stored content and gives the pool free for another cache. Make no sequence of this one any more. */
