@@ -56,13 +56,13 @@ export class Model {
     readonly maxBatchTokens: number,
     readonly cacheFormat: CacheFormat,
   ) {
-    this.pool = new BlockPool(numBlocks)
     const own = <T extends { dispose(): void }>(resource: T): T => {
       this.#owned.push(resource)
       return resource
     }
     try {
       this.#caches = weights.layers.map(() => own(backend.cache(cacheFormat, numBlocks, pageSize)))
+      this.pool = new BlockPool(numBlocks) // what the caches have no room for costs no time here
       this.#rope = own(backend.tensor('f32', [config.maxPositions, config.qkRopeHeadDim / 2, 2]))
       backend.write(this.#rope, ropeTable(config.maxPositions, config.qkRopeHeadDim, config.rope))
       this.#batch = own(

@@ -72,6 +72,16 @@ describe('Model.load', () => {
     expect(backend.live).toBe(0)
   })
 
+  it('says at once that there is no room for a cache, whatever its size', async () => {
+    const backend = new CountingBackend()
+    backend.cache = () => {
+      throw new Error('no room')
+    }
+    const start = performance.now()
+    await expect(Model.load(folder, { backend, numBlocks: 2 ** 31 - 1 })).rejects.toThrow('no room')
+    expect(performance.now() - start).toBeLessThan(2000) // the pool's own 16 GiB took longer
+  })
+
   it('frees everything when the options can not be served, or the memory ends', async () => {
     const backend = new CountingBackend()
     await expect(Model.load(folder, { backend, numBlocks: 0 })).rejects.toThrow(InvalidArgumentError)
