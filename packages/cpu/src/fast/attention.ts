@@ -44,6 +44,8 @@ export function recordAttention(
   const [, h, width] = q.shape as [number, number, number]
   const { kvLoraRank: rank } = cache.format
   batch.fit(cache)
+  // What may throw comes before memory is taken and anything recorded.
+  void [out.address, lse.address, q.address, cache.descriptor]
   let partialRows = 0
   let work = 0
   for (let s = 0; s < batch.b; s++) {
@@ -115,6 +117,7 @@ export function recordNaiveAttention(
   const { kvLoraRank: rank, ropeDim } = cache.format
   const nope = qk - ropeDim
   batch.fit(cache)
+  void [out.address, q.address, kvB.descriptor, cache.descriptor]
   const { heap, commands } = pool
   const fullBytes = RUN * h * (nope + v) * 4
   const stateBytes = t * h * 8

@@ -142,6 +142,51 @@ describe('the fast backend', () => {
     expect(() => one.experts(out, x, ids, weights, experts)).toThrow(expect.objectContaining({ code: 'disposed' }))
   })
 
+  it('takes no memory for what it refuses', async () => {
+    const backend = await createCpuBackend({ threads: 1, weights: 'q8' })
+    const used = () => (backend as unknown as { pool: { heap: { used: number } } }).pool.heap.used
+    const [tokens, heads] = [1024, 2]
+    const cache = backend.cache(f32Format(64, 0), tokens / 64, 64)
+    const batch = backend.batch({ maxSequences: 1, maxTokens: 1, maxBlocks: tokens / 64 })
+    batch.update({
+      queryStart: Int32Array.of(0, 1),
+      seqLens: Int32Array.of(tokens),
+      blockTable: Int32Array.from({ length: tokens / 64 }, (_, i) => i),
+      blockTableStride: tokens / 64,
+    })
+    const weight = await backend.weight(source([64, 64], () => 1))
+    const kvB = await backend.weight(source([256, 64], () => 1))
+    const live = () => f32(backend, [1, heads, 64], () => 1)
+    const [out, q, lse, rows] = [live(), live(), f32(backend, [1, heads], () => 0), f32(backend, [2, 64], () => 1)]
+    const [ids, weights] = [backend.tensor('i32', [2, 1]), f32(backend, [2, 1], () => 1)]
+    const [wide, narrow] = [f32(backend, [1, 256], () => 0), f32(backend, [1, 64], () => 0)]
+    const experts = [{ gate: weight, up: weight, down: weight }]
+    backend.experts(rows, rows, ids, weights, experts)
+    await backend.read(rows)
+    const [gone, goneOut, goneWeight] = [
+      f32(backend, [2, 64], () => 1),
+      live(),
+      await backend.weight(source([256, 64], () => 1)),
+    ]
+    for (const resource of [gone, goneOut, goneWeight]) resource.dispose()
+    const disposed = expect.objectContaining({ code: 'disposed' })
+    const calls = [
+      () => backend.attention(goneOut, lse, q, cache, batch, 1),
+      () => backend.naiveAttention(out, goneOut, kvB, cache, batch, 1),
+      () => backend.naiveAttention(out, q, goneWeight, cache, batch, 1),
+      () => backend.linear(wide, narrow, goneWeight),
+      () => backend.experts(rows, gone, ids, weights, experts),
+      () => backend.experts(gone, rows, ids, weights, experts),
+    ]
+    for (const call of calls) {
+      expect(call).toThrow(disposed)
+      const before = used()
+      for (let again = 0; again < 50; again++) expect(call).toThrow(disposed)
+      expect(used() - before, String(call)).toBe(0)
+    }
+    await backend[Symbol.asyncDispose]()
+  })
+
   it('waits for the end of its threads, whoever asked first', async () => {
     const backend = await createCpuBackend({ threads: 2 })
     let ended = false

@@ -52,6 +52,8 @@ export function recordExperts(
   if (pairs === 0) return
   const choices = ids.shape.at(-1) ?? 1
   const n = pairs / choices
+  // What may throw comes before memory is taken and anything recorded.
+  void [out.address, x.address, ids.address, weights.address]
   const table = tables.address(experts)
   const { heap, commands } = pool
   const gate = experts[0]!.gate as FastWeight

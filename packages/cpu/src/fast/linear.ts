@@ -61,7 +61,7 @@ export function recordLinear(
   n: number,
 ): void {
   if (n === 0) return
-  const { i } = weight
+  const { descriptor, i } = weight
   const o = weight.o / heads
   const rows = Math.min(n, TASK_ROWS)
   const work = n <= FEW_ROWS ? TASK_WORK_OF_FEW : TASK_WORK
@@ -75,7 +75,7 @@ export function recordLinear(
   const quantized = quantizeRows(pool, weight.precision, x, n * heads, i)
   pool.commands
     .begin(Op.gemm, tasks, n * weight.o * i)
-    .int(0, weight.descriptor)
+    .int(0, descriptor)
     .int(1, x)
     .int(2, out)
     .int(3, heads)
