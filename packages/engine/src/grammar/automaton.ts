@@ -1,3 +1,4 @@
+import { InvalidArgumentError } from '@flashmla/spec'
 import type { Rule } from './rule'
 
 /** What remains to be matched: a rule, then the rest. Interned, so equal stacks are one object. */
@@ -26,9 +27,10 @@ export class Automaton {
   readonly #ruleIds = new Map<Rule, number>()
   readonly #repeats = new Map<string, Rule>()
 
+  /** @throws InvalidArgumentError when what may be left out in a row is more than can be looked through */
   constructor(root: Rule) {
     const stacks = new Set<Stack>()
-    const accepting = this.#expand(root, undefined, stacks, new Set())
+    const accepting = bounded(() => this.#expand(root, undefined, stacks, new Set()))
     this.start = this.#state(stacks, accepting)
   }
 
@@ -37,7 +39,7 @@ export class Automaton {
     return this.#states.size
   }
 
-  /** The state after a byte; null when the byte can't come. */
+  /** The state after a byte; null when the byte can't come. @throws InvalidArgumentError as the constructor does */
   step(state: State, code: number): State | null {
     const known = state.next[code]
     if (known !== undefined) return known
@@ -45,7 +47,7 @@ export class Automaton {
     let accepting = false
     for (const { rule, rest } of state.stacks) {
       if (rule.kind !== 'byte' || rule.set[code] === 0) continue
-      if (this.#continue(rest, stacks, new Set())) accepting = true
+      if (bounded(() => this.#continue(rest, stacks, new Set()))) accepting = true
     }
     const next = stacks.size > 0 || accepting ? this.#state(stacks, accepting) : null
     state.next[code] = next
@@ -133,5 +135,18 @@ export class Automaton {
       this.#states.set(key, state)
     }
     return state
+  }
+}
+
+/** The search recurses over what may be left out, thousands of optional properties for instance. */
+function bounded(search: () => boolean): boolean {
+  try {
+    return search()
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw new InvalidArgumentError(
+      'The grammar has too many optional parts in a row.',
+      'Require some of the properties, or ask for fewer.',
+    )
   }
 }

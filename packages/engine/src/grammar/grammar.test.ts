@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { InvalidArgumentError } from '@flashmla/spec'
 import { Tokenizer } from '@huggingface/tokenizers'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -112,6 +113,16 @@ describe('jsonSchemaRule', () => {
     let deep: object = {}
     for (let i = 0; i < 50_000; i++) deep = { items: deep }
     expect(() => jsonSchemaRule(deep)).toThrow('nested too deeply')
+  })
+
+  it('refuses more optional properties than it can look through', () => {
+    const properties = Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`p${i}`, { type: 'null' }]))
+    const rule = jsonSchemaRule({ type: 'object', properties, additionalProperties: false })
+    const walk = () => {
+      const automaton = new Automaton(rule)
+      automaton.step(automaton.start, 0x7b)
+    }
+    expect(walk).toThrow(InvalidArgumentError)
   })
 })
 
