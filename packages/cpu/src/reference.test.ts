@@ -65,6 +65,21 @@ describe('reference: values that lead out of memory', () => {
     expect(await backend.read(out)).toEqual(new Float32Array(8).fill(7))
   })
 
+  it('routes nothing where one of its results is gone', async () => {
+    const { backend, filled } = setup()
+    const [ids, weights, logits] = [filled('i32', [2, 1], 7), filled('f32', [2, 1], 7), filled('f32', [2, 4], 1)]
+    weights.dispose()
+    const router = { scoring: 'softmax', method: 'greedy', topK: 1, numGroups: 1, topkGroups: 1 } as const
+    const route = () =>
+      backend.route(ids as never, weights as never, logits as never, undefined, {
+        ...router,
+        normalize: false,
+        scale: 1,
+      })
+    expect(route).toThrow(DisposedError)
+    expect(await backend.read(ids)).toEqual(Int32Array.of(7, 7))
+  })
+
   it('a backend that was disposed of makes nothing more', () => {
     const backend = new ReferenceBackend()
     backend.dispose()

@@ -164,16 +164,16 @@ export class ReferenceBackend implements Backend {
     options: RouterOptions,
   ): void {
     check.route(ids, weights, logits, bias, options)
+    const [chosenIds, chosenWeights, values] = [i32(ids), f32(weights), f32(logits)]
     const experts = logits.shape.at(-1)!
-    const n = f32(logits).length / experts
-    for (let row = 0; row < n; row++) {
+    for (let row = 0; row < values.length / experts; row++) {
       const chosen = routeToken(
-        Float64Array.from(f32(logits).subarray(row * experts, (row + 1) * experts)),
+        Float64Array.from(values.subarray(row * experts, (row + 1) * experts)),
         bias && f32(bias),
         options,
       )
-      i32(ids).set(chosen.ids, row * options.topK)
-      f32(weights).set(chosen.weights, row * options.topK)
+      chosenIds.set(chosen.ids, row * options.topK)
+      chosenWeights.set(chosen.weights, row * options.topK)
     }
   }
 
