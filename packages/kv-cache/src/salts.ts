@@ -1,3 +1,4 @@
+import { InvalidArgumentError } from '@flashmla/spec'
 import { hashSalt } from './hash'
 
 /** A block's parent column holds −1 − salt in 32 bits: numbers begin again at 0 where none is left. */
@@ -44,8 +45,16 @@ export class Salts {
     return salt.id
   }
 
+  /** @throws InvalidArgumentError for a number without a salt, as only a saved state may name */
   retain(id: number): void {
-    this.#byId.get(id)!.users++
+    const salt = this.#byId.get(id)
+    if (!salt) {
+      throw new InvalidArgumentError(
+        `Salt ${id} is not among the ${this.size} known.`,
+        'Load the bytes that save() returned.',
+      )
+    }
+    salt.users++
   }
 
   release(id: number): void {

@@ -49,6 +49,9 @@ describe('a saved cache', () => {
     const state = decodeState(busy().save())
     state.pool.references[state.sequences[0]!.blocks[0]!]!++
     expect(() => PagedKvCache.load(encodeState(state))).toThrow(/references/)
+    const saltless = decodeState(busy().save())
+    const sequences = saltless.sequences.map((sequence) => ({ ...sequence, salt: 7 }))
+    expect(() => PagedKvCache.load(encodeState({ ...saltless, sequences }))).toThrow(InvalidArgumentError)
   })
 })
 
