@@ -248,7 +248,7 @@ export class CudaBackend implements Backend {
     void c.address
     b.fit(c)
     const operands = { out: this.#f32(out), lse: this.#f32(lse), q: this.#f32(q), cache: c, batch: b, scale }
-    if (this.attentionPrecision === 'fast' && FastAttention.takes(c)) this.#fast.run(operands)
+    if (this.attentionPrecision === 'fast' && FastAttention.takes(operands)) this.#fast.run(operands)
     else runAttention(this.#device, operands)
   }
 

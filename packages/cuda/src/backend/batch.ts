@@ -64,8 +64,8 @@ export class CudaBatch implements PagedBatch {
   #stride = 0
   #longest = 0
   #mostQueries = 0
-  /** Most query rows of a sequence that each captured step was planned for. */
-  readonly #planned = new Set<{ readonly queries: number }>()
+  /** Most query rows of a sequence, and of all, that each captured step was planned for. */
+  readonly #planned = new Set<{ readonly queries: number; readonly rows: number }>()
   /** Caches that the step was checked against. */
   #fits = new WeakSet<CudaCache>()
   #disposed = false
@@ -150,10 +150,12 @@ export class CudaBatch implements PagedBatch {
       longest = Math.max(longest, seqLens[s]!)
       mostQueries = Math.max(mostQueries, queryStart[s + 1]! - queryStart[s]!)
     }
-    for (const { queries } of this.#planned) {
-      if (mostQueries <= queries) continue
+    for (const { queries, rows } of this.#planned) {
+      if (mostQueries <= queries && queryStart[b]! <= rows) continue
+      const [what, has, most] =
+        mostQueries > queries ? ['A sequence', mostQueries, queries] : ['The step', queryStart[b], rows]
       throw new InvalidArgumentError(
-        `A sequence has ${mostQueries} query rows; the captured step was planned for ${queries} at most.`,
+        `${what} has ${has} query rows; the captured step was planned for ${most} at most.`,
         'Capture a step with that many rows, in a batch of its own, or dispose of the captured one first.',
       )
     }
@@ -195,11 +197,11 @@ export class CudaBatch implements PagedBatch {
   }
 
   /**
-   * A captured step depends on there being no more query rows of a sequence than now: later updates are held to it, until the
-   * returned function is called.
+   * A captured step depends on there being no more query rows of a sequence than now, and no more than `rows` in all: later updates
+   * are held to it, until the returned function is called.
    */
-  holdQueries(): () => void {
-    const planned = { queries: this.#mostQueries }
+  holdQueries(rows: number): () => void {
+    const planned = { queries: this.#mostQueries, rows }
     this.#planned.add(planned)
     return () => this.#planned.delete(planned)
   }

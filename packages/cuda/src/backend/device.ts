@@ -71,12 +71,17 @@ export class BackendDevice {
    */
   allocate(bytes: number): DeviceMemory {
     this.alive()
+    this.mayAllocate()
+    return this.own(new DeviceMemory(this.stream, Math.max(bytes, 1)))
+  }
+
+  /** @throws InvalidArgumentError in a recording */
+  mayAllocate(): void {
     if (this.mode === 'capture')
       throw new InvalidArgumentError(
         'A captured step needs memory that its first pass did not.',
         'Queue the same operations on the same operands both times that `record` is called.',
       )
-    return this.own(new DeviceMemory(this.stream, Math.max(bytes, 1)))
   }
 
   own<T extends Disposable>(resource: T): T {

@@ -99,3 +99,16 @@ test('after work that failed the backend can still be disposed of, and the error
   backend.dispose()
   expect(driver.live.size).toBe(0)
 })
+
+test('a captured step is not replayed once a weight that it uses is gone', async () => {
+  const { backend } = await fakeBackend()
+  const matrix = () => backend.weight(source([8, 8]))
+  const [weight, gate, up, down] = [await matrix(), await matrix(), await matrix(), await matrix()]
+  const [out, x] = [backend.tensor('f32', [1, 8]), backend.tensor('f32', [1, 8])]
+  const [ids, weights] = [backend.tensor('i32', [1, 1]), backend.tensor('f32', [1, 1])]
+  const product = backend.capture(() => backend.linear(out, x, weight))
+  const mixture = backend.capture(() => backend.experts(out, x, ids, weights, [{ gate, up, down }]))
+  for (const graph of [product, mixture]) graph.replay()
+  for (const gone of [weight, down]) gone.dispose()
+  for (const graph of [product, mixture]) expect(() => graph.replay()).toThrow(/which a captured graph uses/)
+})

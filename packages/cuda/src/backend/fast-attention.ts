@@ -25,9 +25,10 @@ export class FastAttention {
 
   constructor(private readonly device: BackendDevice) {}
 
-  /** Whether the decode kernels read this cache: bf16 rows of 512 + 64. */
-  static takes({ rowFormat, format }: CudaCache): boolean {
-    return rowFormat === 'bf16' && format.kvLoraRank === VALUE_WIDTH && format.ropeDim === QK_WIDTH - VALUE_WIDTH
+  /** Whether the decode kernels take this: a cache of bf16 rows of 512 + 64, queries and results from multiples of 16 bytes on. */
+  static takes({ cache: { rowFormat, format }, q, out }: AttentionOperands): boolean {
+    const read = rowFormat === 'bf16' && format.kvLoraRank === VALUE_WIDTH && format.ropeDim === QK_WIDTH - VALUE_WIDTH
+    return read && q.byteOffset % 16 === 0 && out.byteOffset % 16 === 0
   }
 
   run({ out, lse, q, cache, batch, scale }: AttentionOperands): void {
@@ -38,8 +39,8 @@ export class FastAttention {
     const rows = device.mode === 'run' ? batch.rows : t
     const sQ = batch.mostQueries
     const totalQueries = Math.min(rows, batch.capacity.maxSequences * sQ)
+    if (device.mode === 'capture') device.capturing.push(batch.holdQueries(totalQueries))
     if (totalQueries === 0 || h === 0) return
-    if (device.mode === 'capture') device.capturing.push(batch.holdQueries())
     const { plan, id } = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
     const n = totalQueries * h * QK_WIDTH
     const target = device.workspace('queries in bf16', n * 2)
@@ -54,7 +55,8 @@ export class FastAttention {
       scale,
     }
     const memories = [tensors.q, target, tensors.kv, blockTable, seqLens, queryStart, tensors.out, tensors.lse]
-    device.runKeyed(`${[id, n, scale, cache.numBlocks, ...memories.map(({ address }) => address)]}`, () => {
+    const sizes = [n, cache.numBlocks, batch.capacity.maxBlocks]
+    device.runKeyed(`${[id, scale, ...sizes, ...memories.map(({ address }) => address)]}`, () => {
       cast(device.library, device.stream, { source: tensors.q, target, n, dtype: 'bf16' })
       decode(plan, decoded)
     })
@@ -71,7 +73,9 @@ export class FastAttention {
     this.#plans.delete(key)
     if (!found) {
       // A capture's first pass makes the plans that its second records: none may go in between.
+      device.mayAllocate()
       if (device.mode === 'run') this.#dropOldest()
+      device.library.kernel('mla_cast') // a recording must not load it
       const whole = { ...shape, dtype: 'bf16', outDtype: 'f32', pageSize } as const
       found = { plan: device.own(planDecode(device.library, device.stream, whole)), id: ++this.#made, captured: false }
     }
@@ -92,6 +96,6 @@ export class FastAttention {
 
 /** A tensor's part of its memory, as the decode kernels' binding takes it. @throws DisposedError */
 function memoryOf({ device, memory, byteOffset, bytes, address }: CudaTensor): DeviceMemory {
-  if (byteOffset === 0 || address === memory.address) return memory
+  if (address === memory.address || bytes === 0) return memory
   return new DeviceMemory(device.stream, bytes, { of: memory, offset: byteOffset })
 }

@@ -65,9 +65,9 @@ export class LaunchQueue {
 
   /** Queues launches that are the same whenever `key` is. */
   enqueue(key: string, enqueue: () => void): void {
-    const i = this.#run.length
+    // Not the chunk's own entry: what that was made with may be gone by now, and other memory lie at its addresses.
     if (this.#stillLike((entry) => 'key' in entry && entry.key === key)) {
-      this.#hold(this.#like[0]!.entries[i]!)
+      this.#hold({ key, enqueue })
       return
     }
     this.#release()
@@ -126,12 +126,13 @@ export class LaunchQueue {
   }
 
   #replay(chunk: Chunk): void {
+    const run = this.#run
     this.#run = []
     this.#like = []
     chunk.used = ++this.#clock
     // Not watched: a run is like the chunk when its addresses are, whose memory it may be now.
     const enqueue = () => {
-      for (const entry of chunk.entries) enqueueEntry(entry, this.stream)
+      for (const entry of run) enqueueEntry(entry, this.stream)
     }
     chunk.graph ??= new Graph(this.stream, enqueue, { watch: false })
     chunk.graph.replay(this.stream)

@@ -13,7 +13,6 @@ const BYTES = { f32: 4, bf16: 2, f16: 2 } as const
 /** Matrix or stack of matrices in device memory, row-major. */
 export class CudaWeight implements Weight {
   readonly #memory: DeviceMemory
-  readonly #address: bigint
   readonly #followers = new Set<() => void>()
 
   private constructor(
@@ -23,7 +22,6 @@ export class CudaWeight implements Weight {
     memory: DeviceMemory,
   ) {
     this.#memory = memory
-    this.#address = memory.address
   }
 
   /** Reads a source and keeps it in the precision asked for. Rejects with what the source throws, CudaError. */
@@ -60,7 +58,7 @@ export class CudaWeight implements Weight {
   /** @throws DisposedError */
   get address(): bigint {
     if (this.#memory.disposed) throw new DisposedError(`A weight [${this.shape}]`)
-    return this.#address
+    return this.#memory.address // a capture notes it
   }
 
   /** FlashMlaValueType of the elements. */

@@ -93,10 +93,21 @@ test('a plan refuses tensors that do not fit, and stays as it was', () => {
   expect(() => planDecode(library, stream, { ...shape, totalQueries: 5 })).toThrow('totalQueries is 5')
 })
 
+test('tensors refused half way leave no tensor map behind', () => {
+  const { api, stream, library } = setUp()
+  const plan = planDecode(library, stream, shape)
+  const [given, other] = [tensors(stream), tensors(stream)]
+  decode(plan, given)
+  other.kv[Symbol.dispose]()
+  expect(() => decode(plan, other)).toThrow(DisposedError)
+  decode(plan, given)
+  const queries = api.called('cuTensorMapEncodeTiled').filter(([, , rank]) => rank === 3)
+  expect(queries.at(-1)![3]).toBe(given.q.address)
+})
+
 test('kernels and schedules follow the launch plan', () => {
   expect(decodeSymbol({ ...shape, hQ: 64 }, 'sm_90a')).toBe('mla_decode_bf16')
   expect(decodeSymbol({ ...shape, pageSize: 1 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
-  expect(decodeSymbol({ ...shape, kvRowStride: 577 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
   expect(decodeSymbol({ ...shape, dtype: 'f16' }, 'compute_80')).toBe('mla_decode_portable_f16')
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')

@@ -124,7 +124,7 @@ export class DecodePlan extends Resource {
     this.hold()
   }
 
-  /** Points the plan at tensors. Nothing changes when it throws. @throws InvalidArgumentError naming what is too small */
+  /** Points the plan at tensors. Nothing is launched when it throws. @throws InvalidArgumentError naming what is too small */
   bind(tensors: DecodeTensors): void {
     this.alive()
     if (tensors === this.#bound) {
@@ -135,6 +135,7 @@ export class DecodePlan extends Resource {
     const { shape } = this
     this.#check(tensors)
     const { q, kv, blockTable, seqLens, queryStart, out, lse } = tensors
+    this.#bound = undefined // when the rest throws, the maps may be those of neither
     if (this.#maps.length > 0) this.#encode(tensors)
     MlaDecodeParams.write(this.#params, {
       q: q.address,

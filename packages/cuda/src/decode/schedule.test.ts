@@ -32,9 +32,8 @@ test.each([
   [{ pageSize: 32 }, ''],
   [{ pageSize: 48 }, '_gather'],
   [{ pageSize: 128 }, ''],
-  [{ kvRowStride: 577 }, '_gather'],
   [{ kvRowStride: 584 }, ''],
-  [{ kvPageStride: 64 * 576 + 4 }, '_gather'],
+  [{ kvPageStride: 64 * 576 + 8 }, ''],
 ] as const)('%j runs mla_decode_bf16%s', (overrides, variant) => {
   expect(plan(overrides).symbol).toBe(`mla_decode_bf16${variant}`)
 })
@@ -126,6 +125,8 @@ test.each([
   { sQ: -1 },
   { pageSize: 2 ** 31 },
   { kvRowStride: 575 },
+  { kvRowStride: 577 },
+  { kvPageStride: 64 * 576 + 4 },
   { kvRowStride: Number.NaN },
   { kvPageStride: 64 * 576 + 0.5 },
   { dtype: 'f32' as 'f16' },

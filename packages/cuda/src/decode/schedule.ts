@@ -20,7 +20,7 @@ export interface DecodeShape {
   /** Query rows in all, when `queryStart` gives each sequence its own number; without it batch · sQ. */
   readonly totalQueries?: number
   readonly outDtype?: 'bf16' | 'f16' | 'f32'
-  /** Elements between two pages and two rows of the cache; contiguous without them. */
+  /** Elements between two pages and two rows of the cache, multiples of 8; contiguous without them. */
   readonly kvPageStride?: number
   readonly kvRowStride?: number
 }
@@ -50,15 +50,20 @@ export function checkShape(shape: DecodeShape): void {
       `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row overlap for pages of ${pageSize}.`,
       `Give a row stride of ${QK_WIDTH} or more elements, and pages of pageSize rows.`,
     )
+  // Every kernel reads rows 16 bytes at a time.
+  if (kvRowStride % 8 !== 0 || kvPageStride % 8 !== 0)
+    throw new InvalidArgumentError(
+      `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row are not aligned.`,
+      'Give multiples of 8 elements.',
+    )
 }
 
 /** Symbol of the decode kernel for a shape. */
 export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']): string {
-  const { dtype, pageSize, kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
+  const { dtype, pageSize } = shape
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
   const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
-  const aligned = kvRowStride % 8 === 0 && kvPageStride % 8 === 0
-  return paged && aligned ? `mla_decode_${dtype}` : `mla_decode_${dtype}_gather`
+  return paged ? `mla_decode_${dtype}` : `mla_decode_${dtype}_gather`
 }
 
 export interface DecodeSchedule {

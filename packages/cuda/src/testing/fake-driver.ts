@@ -29,6 +29,10 @@ export interface FakeLaunch {
 /** CUdevice of ordinal 0: a handle, not the ordinal. */
 const FIRST_DEVICE = 0x10
 
+/** What the pool hands out is a multiple of it. */
+const PAGE_BYTES = 512
+const pagesOf = (bytes: number) => Math.ceil(bytes / PAGE_BYTES)
+
 type Arguments = readonly (bigint | number | string | Uint8Array | null)[]
 
 export class FakeDriver implements DriverApi {
@@ -47,6 +51,10 @@ export class FakeDriver implements DriverApi {
   /** Bytes of each kernel parameter, for copying them at a launch. */
   parameterBytes: (symbol: string) => number[] = () => []
   version = 12040
+  /** Freed memory is what the next allocation of its size gets, as the driver's pool does. */
+  reusesMemory = false
+  /** Addresses of freed memory by their size in pages. */
+  readonly #freed = new Map<number, bigint[]>()
   readonly current = { context: 0n }
   /** Context that each handle was made in: used in another one, it is refused as the driver does. */
   readonly #owners = new Map<bigint, bigint>()
@@ -185,12 +193,18 @@ export class FakeDriver implements DriverApi {
       case 'cuMemGetInfo_v2':
         return put64(a, 1000n) || put64(b, 2000n)
       case 'cuMemAllocAsync': {
-        const address = this.#reserve(Number(b))
+        const address = this.#freed.get(pagesOf(Number(b)))?.shift() ?? this.#reserve(pagesOf(Number(b)) * PAGE_BYTES)
         this.memory.set(address, new Uint8Array(Number(b)).fill(0xff)) // poisoned: NaN in every float type
         return put64(a, address)
       }
-      case 'cuMemFreeAsync':
-        return this.memory.delete(BigInt(a as bigint)) ? 0 : 1
+      case 'cuMemFreeAsync': {
+        const bytes = this.memory.get(a as bigint)
+        if (!bytes) return 1
+        const pages = pagesOf(bytes.length)
+        if (this.reusesMemory) this.#freed.set(pages, [...(this.#freed.get(pages) ?? []), a as bigint])
+        this.memory.delete(a as bigint)
+        return 0
+      }
       case 'cuMemHostAlloc': {
         const address = this.#reserve(Number(b))
         this.hostMemory.set(address, new ArrayBuffer(Number(b)))
