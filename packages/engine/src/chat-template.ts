@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { CheckpointError, InvalidArgumentError } from '@flashmla/spec'
+import { InvalidArgumentError } from '@flashmla/spec'
 import { Template } from '@huggingface/jinja'
+import { readJsonObject, readText } from './checkpoint/json-file'
 import { tokenText } from './tokenizer'
 
 export interface ChatMessage {
@@ -39,17 +39,11 @@ export class ChatTemplate {
   /**
    * Reads chat_template.jinja, else the chat_template of tokenizer_config.json (the one named default, where there are
    * several), else takes a plain one.
+   * @throws CheckpointError when one of the files can't be read, InvalidArgumentError when the template is none
    */
   static async load(directory: string): Promise<ChatTemplate> {
-    const file = join(directory, 'tokenizer_config.json')
-    const text = await readFile(file, 'utf8').catch(() => '{}')
-    let config: Record<string, unknown>
-    try {
-      config = JSON.parse(text)
-    } catch (cause) {
-      throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
-    }
-    const separate = await readFile(join(directory, 'chat_template.jinja'), 'utf8').catch(() => undefined)
+    const config = (await readJsonObject(join(directory, 'tokenizer_config.json'))) ?? {}
+    const separate = await readText(join(directory, 'chat_template.jinja'))
     const bos = config.add_bos_token === false ? tokenText(config.bos_token) : ''
     return new ChatTemplate(separate ?? chosen(config.chat_template), tokenText(config.eos_token), bos)
   }
@@ -80,6 +74,8 @@ export class ChatTemplate {
 function chosen(template: unknown): string | undefined {
   if (typeof template === 'string') return template
   if (!Array.isArray(template)) return undefined
-  const named = template as { name?: string; template?: string }[]
+  const isNamed = (each: unknown): each is { name?: unknown; template: string } =>
+    typeof (each as { template?: unknown } | null)?.template === 'string'
+  const named = template.filter(isNamed)
   return (named.find(({ name }) => name === 'default') ?? named[0])?.template
 }

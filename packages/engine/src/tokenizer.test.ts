@@ -1,7 +1,8 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { CheckpointError } from '@flashmla/spec'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { ChatTemplate } from './chat-template'
 import { loadTokenizer } from './tokenizer'
@@ -44,4 +45,34 @@ it.each([true, false])('a chat begins once, with add_bos_token %s', async (add_b
   const { ids } = tokenizer.encode(chat.render([{ role: 'user', content: 'The sea' }]))
   expect(ids).toEqual((await loadTokenizer(tiny)).encode('The sea').ids)
   expect(tokenizer.encode('The sea').ids.includes(0)).toBe(add_bos_token)
+})
+
+it.each(['null', '5', '[]', '{'])('names the file that holds %s in place of an object', async (content) => {
+  for (const name of ['tokenizer_config.json', 'tokenizer.json']) {
+    await write(byteLevel, {})
+    await writeFile(join(folder, name), content)
+    const chat = () => ChatTemplate.load(folder)
+    for (const load of [() => loadTokenizer(folder), ...(name === 'tokenizer.json' ? [] : [chat])]) {
+      const error: unknown = await load().catch((thrown) => thrown)
+      expect(error, name).toBeInstanceOf(CheckpointError)
+      expect((error as CheckpointError).file).toBe(join(folder, name))
+    }
+  }
+})
+
+it('takes the plain template where there is none, and names one that it can not read', async () => {
+  expect((await ChatTemplate.load(folder)).render([{ role: 'user', content: 'Hi' }])).toBe('user: Hi\nassistant:')
+  await write(null, {
+    chat_template: [null, 5, { name: 'default', template: 'the template' }],
+    eos_token: { content: 5 },
+  })
+  expect((await ChatTemplate.load(folder)).source).toBe('the template')
+  for (const name of ['chat_template.jinja', 'tokenizer_config.json']) {
+    await rm(join(folder, name), { force: true })
+    await mkdir(join(folder, name))
+    const error = await ChatTemplate.load(folder).catch((thrown) => thrown)
+    expect(error).toBeInstanceOf(CheckpointError)
+    expect(error.file).toBe(join(folder, name))
+    await rm(join(folder, name), { recursive: true })
+  }
 })

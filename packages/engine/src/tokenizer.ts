@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CheckpointError } from '@flashmla/spec'
 import { Tokenizer } from '@huggingface/tokenizers'
+import { readJsonObject } from './checkpoint/json-file'
 
 /**
  * The tokenizer of a Hugging Face folder: tokenizer.json with tokenizer_config.json, whose `add_bos_token` is followed.
@@ -10,16 +10,13 @@ import { Tokenizer } from '@huggingface/tokenizers'
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const read = async (name: string) => {
     const file = join(directory, name)
-    try {
-      return JSON.parse(await readFile(file, 'utf8'))
-    } catch (cause) {
-      throw new CheckpointError({
-        file,
-        fact: "the file can't be read as JSON.",
-        hint: "Give a folder that holds the model's tokenizer.json and tokenizer_config.json, or work with token ids.",
-        cause,
-      })
-    }
+    const json = await readJsonObject(file)
+    if (json) return json
+    throw new CheckpointError({
+      file,
+      fact: 'the file is missing.',
+      hint: "Give a folder that holds the model's tokenizer.json and tokenizer_config.json, or work with token ids.",
+    })
   }
   const [json, config] = [await read('tokenizer.json'), await read('tokenizer_config.json')]
   try {
@@ -44,5 +41,6 @@ function withBeginning(json: Record<string, unknown>, config: Record<string, unk
 
 /** A special token of tokenizer_config.json, which holds a string or an object; empty where there is none. */
 export function tokenText(token: unknown): string {
-  return typeof token === 'string' ? token : ((token as { content?: string } | null | undefined)?.content ?? '')
+  const text = typeof token === 'string' ? token : (token as { content?: unknown } | null | undefined)?.content
+  return typeof text === 'string' ? text : ''
 }

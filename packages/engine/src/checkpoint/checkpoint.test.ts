@@ -1,4 +1,4 @@
-import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { floatToE4m3 } from '@flashmla/latent'
@@ -202,6 +202,20 @@ describe('Checkpoint', () => {
     const checkpoint = await Checkpoint.open(folder)
     expect(() => checkpoint.source('a', [4])).toThrow(/dtype F8_E5M2 is not read/)
     await checkpoint.close()
+  })
+
+  it('names a folder in the place of a file, and what fails while a tensor is read', async () => {
+    await mkdir(join(folder, 'model.safetensors'))
+    await fails(Checkpoint.open(folder), 'model.safetensors', undefined, /is no file/)
+    await rm(join(folder, 'model.safetensors'), { recursive: true })
+    await one(pair, new Uint8Array(12))
+    const checkpoint = await Checkpoint.open(folder)
+    await truncate(join(folder, 'model.safetensors'), file(pair).length + 4)
+    await fails(checkpoint.read('a', [2]), 'model.safetensors', 'a', /ends inside the tensor/)
+    await checkpoint.close()
+    await fails(checkpoint.read('a', [2]), 'model.safetensors', 'a', /reading failed/)
+    await mkdir(join(folder, 'model.safetensors.index.json'))
+    await fails(Checkpoint.open(folder), 'model.safetensors.index.json', undefined, /can't be read/)
   })
 
   it('names an absent checkpoint', async () => {

@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises'
-import { open, readFile } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bf16ToFloat, halfToFloat } from '@flashmla/latent'
 import type { WeightSource } from '@flashmla/spec'
@@ -7,10 +7,10 @@ import { CheckpointError } from '@flashmla/spec'
 import { dequantizeRows, FP8_BLOCK } from './fp8-block'
 import type { Entry } from './header'
 import { readHeader } from './header'
+import { readText } from './json-file'
+import { readRange } from './read-range'
 
 const dtypes: Readonly<Record<string, WeightSource['dtype']>> = { F32: 'f32', F16: 'f16', BF16: 'bf16', F8_E4M3: 'f32' }
-/** A read call takes at most 2 GiB on some systems. */
-const MAX_READ = 1 << 30
 
 /** A checkpoint of one or more safetensors files, read by range: opening reads headers only. */
 export class Checkpoint {
@@ -35,7 +35,7 @@ export class Checkpoint {
           throw new CheckpointError({
             file: path,
             fact: "the file can't be opened.",
-            hint: 'Download every shard that model.safetensors.index.json names.',
+            hint: 'Download every shard that model.safetensors.index.json names, and check that this user may read them.',
             cause,
           })
         })
@@ -139,14 +139,7 @@ export class Checkpoint {
   /** Fills `target` from byte `offset` of the tensor on. */
   async #fill(name: string, entry: Entry, target: Uint8Array, offset: number): Promise<void> {
     const handle = this.handles.get(entry.file)!
-    let done = 0
-    while (done < target.length) {
-      const wanted = Math.min(target.length - done, MAX_READ)
-      const { bytesRead } = await handle.read(target, done, wanted, entry.start + offset + done)
-      if (bytesRead === 0)
-        throw new CheckpointError({ file: entry.file, tensor: name, fact: 'the file ends inside the tensor.' })
-      done += bytesRead
-    }
+    await readRange({ file: entry.file, tensor: name }, handle, target, entry.start + offset)
   }
 
   async #dequantize(name: string, entry: Entry, scale: Entry, target: Uint8Array): Promise<void> {
@@ -167,10 +160,7 @@ export class Checkpoint {
 /** Files of the checkpoint with the tensors that the index places in each. */
 async function listShards(directory: string): Promise<Map<string, string[]>> {
   const index = join(directory, 'model.safetensors.index.json')
-  const text = await readFile(index, 'utf8').catch((error) => {
-    if (error.code === 'ENOENT') return undefined
-    throw new CheckpointError({ file: index, fact: "the file can't be read.", cause: error })
-  })
+  const text = await readText(index)
   if (text === undefined) return new Map([['model.safetensors', []]])
   const shards = new Map<string, string[]>()
   try {

@@ -1,5 +1,6 @@
 import type { FileHandle } from 'node:fs/promises'
 import { CheckpointError } from '@flashmla/spec'
+import { readRange } from './read-range'
 
 /** The dtypes that are read. Entries of others are kept, so that asking for one can say what it is. */
 export type StoredDType = 'F32' | 'F16' | 'BF16' | 'F8_E4M3'
@@ -24,19 +25,22 @@ const MAX_HEADER = 100_000_000
  * @throws CheckpointError that names the file, and the tensor whose offsets, shape or bytes don't add up
  */
 export async function readHeader(file: string, handle: FileHandle): Promise<Map<string, Entry>> {
-  const { size } = await handle.stat()
+  const stat = await handle.stat()
+  if (!stat.isFile())
+    throw new CheckpointError({ file, fact: 'it is no file.', hint: 'Put the safetensors file in its place.' })
+  const { size } = stat
   if (size < 8)
     throw new CheckpointError({ file, fact: `${size} bytes are too few for a safetensors file: it is truncated.` })
-  const prefix = new DataView(new ArrayBuffer(8))
-  await handle.read(prefix, 0, 8, 0)
-  const length = prefix.getBigUint64(0, true)
+  const prefix = new Uint8Array(8)
+  await readRange({ file }, handle, prefix, 0)
+  const length = new DataView(prefix.buffer).getBigUint64(0, true)
   if (length > MAX_HEADER)
     throw new CheckpointError({ file, fact: `it claims a header of ${length} bytes, the format allows ${MAX_HEADER}.` })
   const begin = 8 + Number(length)
   if (begin > size)
     throw new CheckpointError({ file, fact: `a header of ${length} bytes does not fit a file of ${size}.` })
   const text = new Uint8Array(Number(length))
-  await handle.read(text, 0, text.length, 8)
+  await readRange({ file }, handle, text, 8)
 
   const entries = new Map<string, Entry>()
   let end = 0
