@@ -9,6 +9,7 @@ import type { CacheFormatName } from './cache-formats'
 import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
 import { checkQuantization } from './checkpoint/fp8-block'
+import { endTokensOf } from './generation-config'
 import type { StepInput } from './step'
 import { checkInputs, planStep, rowsOf } from './step'
 import type { LayerWeights, ModelWeights } from './weights'
@@ -80,7 +81,7 @@ export class Model {
     }
   }
 
-  /** Reads config.json and the safetensors of a Hugging Face folder. What was read is freed again when it throws. */
+  /** Reads config.json, generation_config.json and the safetensors of a Hugging Face folder. What was read is freed again when it throws. */
   static async load(directory: string, options: ModelOptions): Promise<Model> {
     const file = join(directory, 'config.json')
     const text = await readFile(file, 'utf8').catch((cause) => {
@@ -97,7 +98,8 @@ export class Model {
     } catch (cause) {
       throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
     }
-    const config = parseMlaConfig(json)
+    const parsed = parseMlaConfig(json)
+    const config = { ...parsed, eosTokenIds: (await endTokensOf(directory)) ?? parsed.eosTokenIds }
     checkQuantization(json as Record<string, unknown>)
     const pageSize = options.pageSize ?? 64
     const attention = options.attention ?? 'absorbed'
