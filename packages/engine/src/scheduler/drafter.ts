@@ -1,7 +1,21 @@
-/** Proposes tokens that may follow; a wrong proposal costs time, never correctness. */
+/**
+ * Proposes tokens that may follow; a wrong proposal costs time, never correctness. A call that throws proposes nothing; a
+ * proposal ends before the first that is no token id of the vocabulary.
+ */
 export interface Drafter {
   /** At most `max` tokens to follow `tokens`. */
   draft(tokens: readonly number[], max: number): number[]
+}
+
+/** What of the drafter's proposal can be tried. */
+export function safeDraft(drafter: Drafter, tokens: readonly number[], max: number, vocabSize: number): number[] {
+  try {
+    const draft = drafter.draft(tokens, max).slice(0, max)
+    const end = draft.findIndex((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
+    return end < 0 ? draft : draft.slice(0, end)
+  } catch {
+    return []
+  }
 }
 
 /**

@@ -4,9 +4,11 @@ import { AbortedError, DeadlineError, QueueFullError } from '@flashmla/spec'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { Model } from '../model'
+import type { Drafter } from './drafter'
 import type { EngineOptions, StepModel } from './engine'
 import { LlmEngine } from './engine'
 import type { GenerationRequest, RequestHandle } from './request'
+import type { StepReport } from './stats'
 
 const fixture = fileURLToPath(new URL('../../fixtures/v3-tiny/', import.meta.url))
 
@@ -332,5 +334,58 @@ it.each([0, 2])('ends a request with what its listener throws, of %i tokens', as
     engine.start({ prompt: [1], maxTokens, ignoreEos: true }, { event, end: resolve })
   })
   expect(error).toMatchObject({ message: 'the socket is gone' })
+  expectNoLeak(engine)
+})
+
+it.each<[string, (tokens: readonly number[], max: number) => unknown]>([
+  ['throws', () => JSON.parse('{')],
+  ['gives ids past the vocabulary', () => [1e9, 1]],
+  ['gives ids that are not whole', () => [0.5, -1, Number.NaN]],
+  ['gives no list', () => undefined],
+  ['gives more than was asked for', (_, max) => Array(max + 400).fill(5)],
+])('a drafter that %s costs its guesses alone', async (_, draft) => {
+  const request = { prompt: [5, 9, 5, 9, 5], maxTokens: 12, ignoreEos: true, speculate: 3 }
+  const plain = await engineOf(40, 16)
+  const expected = await tokensOf(plain.submit({ ...request, speculate: 0 }))
+  const engine = await engineOf(40, 16, { drafter: { draft: draft as Drafter['draft'] }, maxAttempts: 1 })
+  const both = await Promise.all([request, { ...request, speculate: 0 }].map((each) => tokensOf(engine.submit(each))))
+  expect(both).toEqual([expected, expected])
+  expectNoLeak(engine)
+})
+
+it('a step that is asked for while one runs is that one', async () => {
+  const engine = await engineOf(40, 16)
+  const request = { prompt: [1, 2, 3], maxTokens: 12, ignoreEos: true }
+  const expected = await tokensOf(engine.submit(request))
+  const asked: Promise<StepReport>[] = []
+  const ask = () => asked.push(engine.step())
+  const before = engine.stats()
+  const both = [0, 1].map(() => tokensOf(engine.submit({ ...request, shouldStop: () => ask() === 0 })))
+  asked.push(engine.step(), engine.step())
+  expect(await Promise.all(both)).toEqual([expected, expected])
+  expect((await asked[0])!.generated).toBe(2)
+  expect(await asked[1]).toBe(await asked[0])
+  await Promise.all(asked)
+  expect(engine.stats().generated - before.generated).toBe(24)
+  expectNoLeak(engine)
+})
+
+it('waits at its end for the step that the caller asked for', async () => {
+  const model = await Model.load(fixture, { backend: new ReferenceBackend(), numBlocks: 40 })
+  const slow: StepModel = Object.assign(Object.create(model), {
+    config: model.config,
+    pool: model.pool,
+    step: async (inputs: Parameters<StepModel['step']>[0]) => {
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      return model.step(inputs)
+    },
+  })
+  const engine = new LlmEngine(slow)
+  const ended = tokensOf(engine.submit({ prompt: [1, 2, 3], maxTokens: 12, ignoreEos: true }))
+  const step = engine.step()
+  await Promise.resolve() // it has begun
+  await Promise.all([expect(ended).rejects.toThrow(AbortedError), engine.dispose()])
+  expect(engine.stats().steps).toBe(1)
+  await step
   expectNoLeak(engine)
 })

@@ -64,6 +64,8 @@ export class LlmEngine {
   }
   #nextId = 0
   #loop: Promise<void> | undefined
+  /** The step that runs. */
+  #step: Promise<StepReport> | undefined
   #disposed = false
   /** True while the model works; branches that end meanwhile are doomed: their pages go when it has run. */
   #busy = false
@@ -88,6 +90,7 @@ export class LlmEngine {
       maxBatchSize: this.#maxSamples,
       maxBatchTokens,
       prefillChunk: options.prefillChunk ?? 128,
+      vocabSize: model.config.vocabSize,
       sharesPrefixes: prefixCache,
       watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
     }
@@ -164,8 +167,18 @@ export class LlmEngine {
     return this.#scheduler.waiting.length
   }
 
-  /** One step. Runs by itself while there are requests; call it only in place of that. */
-  async step(): Promise<StepReport> {
+  /** One step. The engine takes steps by itself while there are requests; a call while one runs gives that one's report. */
+  step(): Promise<StepReport> {
+    // A turn later, so that a listener that asks for a step within one finds it here.
+    this.#step ??= Promise.resolve()
+      .then(() => this.#once())
+      .finally(() => {
+        this.#step = undefined
+      })
+    return this.#step
+  }
+
+  async #once(): Promise<StepReport> {
     const started = performance.now()
     for (const job of this.#jobs.values())
       if (started > job.deadline) this.#end(job, new DeadlineError(mostGenerated(job)))
@@ -235,6 +248,7 @@ export class LlmEngine {
     this.#disposed = true
     for (const job of [...this.#jobs.values()]) this.#end(job, new AbortedError(`Request ${job.id}`))
     await this.idle()
+    await this.#step?.catch(() => {})
     this.#cache.detach()
   }
 

@@ -2,6 +2,7 @@ import type { PagedKvCache } from '@flashmla/kv-cache'
 import type { Branch } from './branch'
 import { servedBefore } from './branch'
 import type { Drafter } from './drafter'
+import { safeDraft } from './drafter'
 import { awaitsPrefill } from './shared-prefill'
 
 /** One branch's share of a step: its next `tokens` uncached ones, and `draft` guesses after them. */
@@ -21,6 +22,7 @@ export interface SchedulerLimits {
   readonly prefillChunk: number
   /** Pages that admission leaves free, so that running sequences can grow. */
   readonly watermarkPages: number
+  readonly vocabSize: number
   /** Whether pages of one prompt can be found by another. */
   readonly sharesPrefixes: boolean
 }
@@ -161,7 +163,7 @@ export class Scheduler {
     const { job } = branch
     // Guesses share what the step's decodes leave of the budget, and stop short of the sample's last token.
     const room = Math.min(job.request.speculate ?? 0, budget - decodes, job.maxTokens - branch.generated - 1)
-    const draft = room > 0 ? this.drafter.draft(tokens, room) : []
+    const draft = room > 0 ? safeDraft(this.drafter, tokens, room, this.limits.vocabSize) : []
     return { branch, tokens: [tokens[tokens.length - 1]!, ...draft], drafted: draft.length, samples: true }
   }
 }
