@@ -13,6 +13,9 @@ export interface ParsedPiece {
 export class ToolCallParser {
   #held = ''
   #inside = false
+  /** How far the held text of a call was looked through for its end, and whether that is within a JSON string. */
+  #scanned = 0
+  #quoted = false
   /** Past the first marker: the space around calls says nothing. */
   #called = false
 
@@ -27,6 +30,10 @@ export class ToolCallParser {
   }
 
   push(piece: string): ParsedPiece {
+    return this.#read(piece, false)
+  }
+
+  #read(piece: string, last: boolean): ParsedPiece {
     // Without markers, only a call that was begun in the prompt can be told, at the end.
     if (this.format.open === '' && !this.#inside) return { text: piece, calls: [] }
     this.#held += piece
@@ -34,11 +41,13 @@ export class ToolCallParser {
     const calls: ToolCall[] = []
     for (;;) {
       if (this.#inside) {
-        const at = this.format.close === '' ? -1 : this.#held.indexOf(this.format.close)
+        const at = this.#callEnd(last)
         if (at < 0) break
         const body = this.#held.slice(0, at)
         this.#held = this.#held.slice(at + this.format.close.length)
         this.#inside = false
+        this.#scanned = 0
+        this.#quoted = false
         const parsed = this.format.parse(body)
         if (parsed) calls.push(parsed)
         else text += this.#ownText(body) + this.format.close
@@ -67,13 +76,39 @@ export class ToolCallParser {
 
   /** What is left at the end: a call that was not closed but is whole counts. */
   flush(): ParsedPiece {
+    const { text, calls } = this.#read('', true)
     const rest = this.#held
     this.#held = ''
-    if (!this.#inside) return { text: this.#plain(rest), calls: [] }
+    if (!this.#inside) return { text: text + this.#plain(rest), calls }
     this.#inside = false
     const parsed = this.format.parse(rest)
-    if (parsed) return { text: '', calls: [parsed] }
-    return { text: this.#ownText(rest), calls: [] }
+    if (parsed) return { text, calls: [...calls, parsed] }
+    return { text: text + this.#ownText(rest), calls }
+  }
+
+  /**
+   * Where the call's closing marker stands; -1 while none is known. One within a JSON string belongs to the string, unless
+   * no call comes of that.
+   */
+  #callEnd(last: boolean): number {
+    const { close, parse } = this.format
+    const first = close === '' ? -1 : this.#held.indexOf(close)
+    if (first < 0) return -1
+    const end = (at: number) => {
+      const parsed = parse(this.#held.slice(0, at))
+      return parsed && !parsed.name.includes(close) ? at : first
+    }
+    // Goes on where the last piece ended: each character is looked at once.
+    for (; this.#scanned + close.length <= this.#held.length; this.#scanned++) {
+      const character = this.#held[this.#scanned]
+      if (!this.#quoted && this.#held.startsWith(close, this.#scanned))
+        return this.#scanned === first ? first : end(this.#scanned)
+      if (character === '"') this.#quoted = !this.#quoted
+      else if (this.#quoted && character === '\\') this.#scanned++
+      // No JSON string goes over a line's end.
+      else if (this.#quoted && character === '\n') return first
+    }
+    return last && end(this.#held.length) === first ? first : -1
   }
 
   /** A body that is no call, as text. What the prompt held is not the model's. */

@@ -58,6 +58,37 @@ describe.each(Object.keys(text) as (keyof typeof text)[])('%s', (name) => {
     )
   })
 
+  it('reads a marker within a string of the arguments as the string', () => {
+    const written = JSON.stringify({ city: `"${format.close}\\` }).slice(1, -1)
+    const whole = text[name].replace('"city": "Oslo <3"', () => written)
+    fc.assert(
+      fc.property(cut(whole), (pieces) => {
+        const { text, calls } = read(format, pieces)
+        expect(text).toBe('Let me see.')
+        expect(calls.map((call) => [call.name, JSON.parse(call.arguments)])).toEqual([
+          ['weather', { city: `"${format.close}\\` }],
+          ['time', {}],
+        ])
+      }),
+    )
+  })
+
+  it('looks through a long string of markers once', () => {
+    const marks = format.close.repeat(5000)
+    const whole = text[name].replace('Oslo <3', () => marks)
+    const { calls } = read(format, whole.split(/(?<=>)/))
+    expect(JSON.parse(calls[0]!.arguments)).toEqual({ city: marks })
+  }, 5000)
+
+  it('goes on after a string that never ends', () => {
+    for (const rest of ['', '\n']) {
+      const broken = `${format.open}{"name": "x${format.close}`
+      const { text: told, calls } = read(format, [...broken, rest, ...text[name].slice(11)])
+      expect(told).toBe(broken + rest)
+      expect(calls.map((call) => call.name)).toEqual(['weather', 'time'])
+    }
+  })
+
   it('gives back as text what is no call', () => {
     for (const other of ['a < b', `${format.open}nothing${format.close}`, 'so <tool', `${format.open}{"name": "x`])
       expect(read(format, [...other])).toEqual({ text: other, calls: [] })
