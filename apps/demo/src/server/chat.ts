@@ -16,6 +16,10 @@ export function chat(context: ServerContext, body: ChatBody, tenant: Tenant, sig
   const generation: Generation = {
     prompts: [context.tokenizer.encode(rendered).ids],
     body: { ...body, max_tokens: body.max_completion_tokens ?? body.max_tokens },
+    fields: {
+      prompt: 'messages',
+      maxTokens: body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens',
+    },
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
     tenant,
     signal,

@@ -23,7 +23,15 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
   const echoes = given.map((each) =>
     body.echo ? (typeof each === 'string' ? each : context.vocabulary.text(each)) : '',
   )
-  const generation: Generation = { prompts, body, defaultMaxTokens: 16, logprobs: body.logprobs, tenant, signal }
+  const generation: Generation = {
+    prompts,
+    body,
+    fields: { prompt: 'prompt', maxTokens: 'max_tokens' },
+    defaultMaxTokens: 16,
+    logprobs: body.logprobs,
+    tenant,
+    signal,
+  }
   const logprobs = (event: LogprobSource | undefined, offset: number) => {
     if (body.logprobs === undefined || event?.logprob === undefined) return null
     const top = Object.fromEntries((event.top ?? []).map(({ token, logprob }) => [name(context, token), logprob]))

@@ -18,6 +18,8 @@ export type ChoiceEvent = TextEvent | TextFinishEvent
 export interface Generation {
   readonly prompts: readonly (readonly number[])[]
   readonly body: SharedBody
+  /** The body's fields of these, as errors name them. */
+  readonly fields: { readonly prompt: string; readonly maxTokens: string }
   /** New tokens where the body does not say (default: as many as there is room for). */
   readonly defaultMaxTokens?: number
   readonly logprobs: number | undefined
@@ -114,7 +116,7 @@ export function startGeneration(
 }
 
 function textRequest(context: ServerContext, prompt: readonly number[], generation: Generation): TextRequest {
-  const { body, logprobs, tenant } = generation
+  const { body, fields, logprobs, tenant } = generation
   const { limits } = context
   const room = context.model.maxPositions - prompt.length
   if (room < 1)
@@ -123,18 +125,18 @@ function textRequest(context: ServerContext, prompt: readonly number[], generati
       `The prompt's ${prompt.length} tokens fill the model's context of ${context.model.maxPositions}.`,
       {
         code: 'context_length_exceeded',
-        param: 'prompt',
+        param: fields.prompt,
       },
     )
   if (body.max_tokens !== undefined && body.max_tokens > limits.maxTokens)
-    throw new HttpError(400, `max_tokens ${body.max_tokens} is more than this server's ${limits.maxTokens}.`, {
-      param: 'max_tokens',
+    throw new HttpError(400, `${fields.maxTokens} ${body.max_tokens} is more than this server's ${limits.maxTokens}.`, {
+      param: fields.maxTokens,
     })
   if (body.max_tokens !== undefined && body.max_tokens > room)
     throw new HttpError(
       400,
       `${prompt.length} prompt tokens and ${body.max_tokens} new ones are more than the model's context of ${context.model.maxPositions}.`,
-      { code: 'context_length_exceeded', param: 'max_tokens' },
+      { code: 'context_length_exceeded', param: fields.maxTokens },
     )
   const sampling: SamplingParams = {
     temperature: body.temperature ?? 1,

@@ -126,8 +126,8 @@ it('refuses bodies that are too large and requests past the queue', async () => 
 
 it('refuses more new tokens than the server gives, and more than fit behind the prompt', async () => {
   const { post } = await start({ limits: { maxTokens: 50 } })
-  const refusal = async (body: object) => {
-    const response = await post('/v1/completions', body)
+  const refusal = async (body: object, path = '/v1/completions') => {
+    const response = await post(path, body)
     const { error } = await response.json()
     return [response.status, error.code, error.param]
   }
@@ -138,6 +138,15 @@ it('refuses more new tokens than the server gives, and more than fit behind the 
     'max_tokens',
   ])
   expect(await refusal({ prompt: 'word '.repeat(1100) })).toEqual([400, 'context_length_exceeded', 'prompt'])
+  // A chat's own fields are named.
+  const chat = (content: string, fields: object) =>
+    refusal({ messages: [{ role: 'user', content }], ...fields }, '/v1/chat/completions')
+  for (const field of ['max_tokens', 'max_completion_tokens']) {
+    expect(await chat('x', { [field]: 51 })).toEqual([400, null, field])
+    expect(await chat('word '.repeat(990), { [field]: 50 })).toEqual([400, 'context_length_exceeded', field])
+  }
+  expect(await chat('x', { max_tokens: 1, max_completion_tokens: 51 })).toEqual([400, null, 'max_completion_tokens'])
+  expect(await chat('word '.repeat(1100), {})).toEqual([400, 'context_length_exceeded', 'messages'])
 })
 
 describe('frees the pages of a client that vanishes', () => {
