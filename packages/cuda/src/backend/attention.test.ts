@@ -163,6 +163,21 @@ test('a captured step is planned, then recorded; what can’t be replayed is ref
   expect(driver.live.size).toBe(0)
 })
 
+test('a step that leaves the cache of a captured one is refused, as long as that is there', async () => {
+  for (const attention of ['exact', 'fast'] as const) {
+    const { backend } = await fakeBackend({ attention })
+    const { out, lse, q, cache, batch } = operands(backend, 3, 4, bf16Format(512, 64))
+    batch.update(step)
+    const graph = backend.capture(() => backend.attention(out, lse, q, cache, batch, 1))
+    const far = { ...step, blockTable: Int32Array.of(3, 6, 0, 0) }
+    expect(() => batch.update(far)).toThrow(/Sequence 0 names page 6 of a cache of 6/)
+    expect(() => batch.update({ ...step, seqLens: Int32Array.of(9, 2) })).toThrow(/2 block table entries for 3 pages/)
+    graph.replay()
+    graph.dispose()
+    batch.update(far)
+  }
+})
+
 test('work memory of a captured step stays when a larger step needs more', async () => {
   const { backend, api } = await fakeBackend()
   const long = { ...capacity, maxBlocks: 100 }

@@ -63,6 +63,8 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
   const addresses = { q: q.address, out: out.address, lse: lse.address, cache: cache.address }
   if (t === 0 || h === 0) return
   const { queryStart, seqLens, blockTable } = batch.tables
+  if (device.mode === 'capture')
+    device.capturing.push(batch.hold({ cache, queries: Number.POSITIVE_INFINITY, rows: Number.POSITIVE_INFINITY }))
   // A replay may see longer sequences than the capture.
   // Powers of two keep the launches of growing sequences alike.
   const most = batch.capacity.maxBlocks * cache.pageSize

@@ -54,6 +54,14 @@ class Mirror {
   }
 }
 
+/** What a captured step was planned for: later updates are held to it. */
+interface Planned {
+  readonly cache: CudaCache
+  /** Most query rows of a sequence, and of all. */
+  readonly queries: number
+  readonly rows: number
+}
+
 /** A step in device memory, sized once. Sequences past the step's are empty, so that a captured step follows an update. */
 export class CudaBatch implements PagedBatch {
   readonly #queryStart: Mirror
@@ -64,8 +72,7 @@ export class CudaBatch implements PagedBatch {
   #stride = 0
   #longest = 0
   #mostQueries = 0
-  /** Most query rows of a sequence, and of all, that each captured step was planned for. */
-  readonly #planned = new Set<{ readonly queries: number; readonly rows: number }>()
+  readonly #planned = new Set<Planned>()
   /** Caches that the step was checked against. */
   #fits = new WeakSet<CudaCache>()
   #disposed = false
@@ -150,7 +157,11 @@ export class CudaBatch implements PagedBatch {
       longest = Math.max(longest, seqLens[s]!)
       mostQueries = Math.max(mostQueries, queryStart[s + 1]! - queryStart[s]!)
     }
-    for (const { queries, rows } of this.#planned) {
+    let checked: CudaCache | undefined
+    for (const { cache, queries, rows } of this.#planned) {
+      if (checked?.numBlocks !== cache.numBlocks || checked.pageSize !== cache.pageSize)
+        checkPages(cache, b, stride, { seqLen: (s) => seqLens[s]!, block: (s, k) => blockTable[s * stride + k]! })
+      checked = cache // the caches of a model's layers are alike
       if (mostQueries <= queries && queryStart[b]! <= rows) continue
       const [what, has, most] =
         mostQueries > queries ? ['A sequence', mostQueries, queries] : ['The step', queryStart[b], rows]
@@ -177,31 +188,15 @@ export class CudaBatch implements PagedBatch {
   fit(cache: CudaCache): void {
     this.#check()
     if (this.#fits.has(cache)) return
-    for (let s = 0; s < this.#b; s++) {
-      const pages = Math.ceil(this.seqLen(s) / cache.pageSize)
-      if (pages > this.#stride)
-        throw new InvalidArgumentError(
-          `Sequence ${s} of ${this.seqLen(s)} tokens has ${this.#stride} block table entries for ${pages} pages.`,
-          'Build the step with the pages of the cache that it reads.',
-        )
-      for (let k = 0; k < pages; k++) {
-        const block = this.#blockTable.get(s * this.capacity.maxBlocks + k)
-        if (block < 0 || block >= cache.numBlocks)
-          throw new InvalidArgumentError(
-            `Sequence ${s} names page ${block} of a cache of ${cache.numBlocks}.`,
-            'Take block ids from the pool that belongs to the cache.',
-          )
-      }
-    }
+    checkPages(cache, this.#b, this.#stride, {
+      seqLen: (s) => this.seqLen(s),
+      block: (s, k) => this.#blockTable.get(s * this.capacity.maxBlocks + k),
+    })
     this.#fits.add(cache)
   }
 
-  /**
-   * A captured step depends on there being no more query rows of a sequence than now, and no more than `rows` in all: later updates
-   * are held to it, until the returned function is called.
-   */
-  holdQueries(rows: number): () => void {
-    const planned = { queries: this.#mostQueries, rows }
+  /** Holds later updates to what a captured step was planned for, until the returned function is called. */
+  hold(planned: Planned): () => void {
     this.#planned.add(planned)
     return () => this.#planned.delete(planned)
   }
@@ -220,6 +215,31 @@ export class CudaBatch implements PagedBatch {
   #check(): void {
     if (this.#disposed || this.#queryStart.memory.disposed) throw new DisposedError('A batch')
     if (this.#b < 0) throw new InvalidArgumentError('The batch holds no step yet.', 'Call update() before attending.')
+  }
+}
+
+/** @throws InvalidArgumentError when the used pages of `b` sequences are not all in `cache` */
+function checkPages(
+  cache: CudaCache,
+  b: number,
+  stride: number,
+  step: { seqLen(s: number): number; block(s: number, k: number): number },
+): void {
+  for (let s = 0; s < b; s++) {
+    const pages = Math.ceil(step.seqLen(s) / cache.pageSize)
+    if (pages > stride)
+      throw new InvalidArgumentError(
+        `Sequence ${s} of ${step.seqLen(s)} tokens has ${stride} block table entries for ${pages} pages.`,
+        'Build the step with the pages of the cache that it reads.',
+      )
+    for (let k = 0; k < pages; k++) {
+      const block = step.block(s, k)
+      if (block < 0 || block >= cache.numBlocks)
+        throw new InvalidArgumentError(
+          `Sequence ${s} names page ${block} of a cache of ${cache.numBlocks}.`,
+          'Take block ids from the pool that belongs to the cache.',
+        )
+    }
   }
 }
 

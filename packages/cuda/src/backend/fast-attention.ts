@@ -39,7 +39,7 @@ export class FastAttention {
     const rows = device.mode === 'run' ? batch.rows : t
     const sQ = batch.mostQueries
     const totalQueries = Math.min(rows, batch.capacity.maxSequences * sQ)
-    if (device.mode === 'capture') device.capturing.push(batch.holdQueries(totalQueries))
+    if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
     if (totalQueries === 0 || h === 0) return
     const { plan, id } = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
     const n = totalQueries * h * QK_WIDTH

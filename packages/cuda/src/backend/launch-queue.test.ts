@@ -69,6 +69,16 @@ test('chunks not met for long are dropped with their graphs, and all go with the
   expect([driver.live.size, api.handles.size]).toEqual([0, 0])
 })
 
+test('where there is no room for a graph the work runs as it came', async () => {
+  const { api, step } = await setUp()
+  step(upTo(5))
+  api.failures.set('cuGraphInstantiateWithFlags', 2)
+  const recorded = upTo(5)
+  expect(step(upTo(5))).toEqual({ launched: [...recorded, ...upTo(5)], replays: 0 })
+  api.failures.clear()
+  expect(step(upTo(5))).toEqual({ launched: recorded, replays: 1 })
+})
+
 test('without graphs everything is launched as it comes', async () => {
   const { step } = await setUp(false)
   for (let i = 0; i < 3; i++) expect(step(upTo(30))).toEqual({ launched: upTo(30), replays: 0 })

@@ -134,7 +134,12 @@ export class LaunchQueue {
     const enqueue = () => {
       for (const entry of run) enqueueEntry(entry, this.stream)
     }
-    chunk.graph ??= new Graph(this.stream, enqueue, { watch: false })
+    try {
+      chunk.graph ??= new Graph(this.stream, enqueue, { watch: false })
+    } catch {
+      enqueue() // no room for a graph: what was taken in still has to run
+      return
+    }
     chunk.graph.replay(this.stream)
   }
 

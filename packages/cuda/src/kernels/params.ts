@@ -1,4 +1,4 @@
-// Mirror of kernels/include/flashmla_params.h and kernels/model/params.h: fields in their order. A test compares both sides.
+// Mirror of kernels/include/flashmla_params.h: fields in their order. A test compares both sides.
 import { Struct } from './struct'
 
 /** FlashMlaDType */
