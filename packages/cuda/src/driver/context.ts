@@ -70,7 +70,7 @@ export class Context extends Resource {
   readonly device: DeviceInfo
   /** @internal What was queued last, for the errors that come late. */
   readonly trail = new Trail()
-  /** @internal Memory whose address is read while a graph is captured. */
+  /** @internal What is used while a graph is captured: memory whose address is read, modules of kernels. */
   captured: Set<Resource> | undefined
   readonly #cuDevice: number
   readonly #handle: bigint

@@ -53,7 +53,9 @@ export function fill(stream: Stream, target: DeviceMemory, byte: number): void {
 }
 
 function hostBytes(memory: ArrayBufferView | PinnedMemory): Uint8Array {
-  return memory instanceof PinnedMemory ? memory.view : bytesOf(memory)
+  if (!(memory instanceof PinnedMemory)) return bytesOf(memory)
+  memory.context.captured?.add(memory)
+  return memory.view
 }
 
 function checkPlaces(stream: Stream, ...places: (DeviceMemory | PinnedMemory | ArrayBufferView)[]): void {

@@ -7,6 +7,7 @@ import { Context } from './context'
 import { copy, download, fill, upload } from './copy'
 import { Driver } from './driver'
 import { Graph } from './graph'
+import { Launch } from './launch'
 import { DeviceMemory, PinnedMemory } from './memory'
 import { Module } from './module'
 import { Event, Stream } from './stream'
@@ -131,7 +132,7 @@ test('the leak report names what is left and where it was made', () => {
   expect(reports[0]).toMatch(/48 bytes of memory of device 0\n.*driver\.test\.ts/)
 })
 
-test('copies move bytes and refuse ranges outside the memory', () => {
+test('graphs move bytes and refuse ranges outside the memory', () => {
   const { context, stream } = setUp()
   const [a, b] = [new DeviceMemory(stream, 16), new DeviceMemory(stream, 16)]
   fill(stream, a, 7)
@@ -243,6 +244,22 @@ test('a graph is not replayed once memory that it names is gone; an update names
   expect(api.called('cuGraphLaunch')).toHaveLength(3)
   graph[Symbol.dispose]()
   other[Symbol.dispose]()
+})
+
+test('a graph is not replayed once its pinned memory, or the module of a kernel, is gone', () => {
+  const { api, context, stream } = setUp()
+  const [memory, pinned] = [new DeviceMemory(stream, 8), new PinnedMemory(context, 8)]
+  const module = new Module(context, 'adds', new Uint8Array(8))
+  const launch = new Launch({ kernel: module.kernel('add'), grid: [1, 1], threads: 32, parameters: [] })
+  const graphs = [
+    () => upload(stream, memory, pinned),
+    () => download(stream, memory, pinned),
+    () => launch.on(stream),
+  ].map((work) => new Graph(stream, work))
+  for (const graph of graphs) graph.replay(stream)
+  for (const gone of [pinned, module]) gone[Symbol.dispose]()
+  for (const graph of graphs) expect(() => graph.replay(stream)).toThrow(/which a captured graph uses, was used after/)
+  expect(api.called('cuGraphLaunch')).toHaveLength(3)
 })
 
 test('waiting leaves the event loop free and reports failed work', async () => {

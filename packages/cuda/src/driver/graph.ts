@@ -7,11 +7,11 @@ import type { Stream } from './stream'
 const CAPTURE_THREAD_LOCAL = 1
 const GRAPH_EXEC_UPDATE_FAILURE = 910
 
-/** A CUgraph, the names of its kernels, and the memory whose address was read while it was captured. */
+/** A CUgraph, the names of its kernels, and the memory and modules that were used while it was captured. */
 interface Captured {
   readonly graph: bigint
   readonly kernels: readonly string[]
-  readonly memory: ReadonlySet<Resource>
+  readonly used: ReadonlySet<Resource>
 }
 
 /** Records what `work` queues on the stream, without running it, and hands it to `use`. */
@@ -19,9 +19,9 @@ function captured<T>(stream: Stream, work: () => void, use: (captured: Captured)
   const { context } = stream
   context.call('cuStreamBeginCapture_v2', stream.handle, CAPTURE_THREAD_LOCAL)
   const kernels: string[] = []
-  const memory = new Set<Resource>()
+  const used = new Set<Resource>()
   stream.recording = kernels
-  context.captured = memory
+  context.captured = used
   try {
     work()
   } catch (error) {
@@ -35,7 +35,7 @@ function captured<T>(stream: Stream, work: () => void, use: (captured: Captured)
   context.call('cuStreamEndCapture', stream.handle, new Uint8Array(out.buffer))
   const graph = out[0]!
   try {
-    return use({ graph, kernels, memory })
+    return use({ graph, kernels, used })
   } finally {
     context.call('cuGraphDestroy', graph)
   }
@@ -70,10 +70,10 @@ export class Graph extends Resource {
     super(context.driver, `A graph of device ${context.device.ordinal}`, [context.held])
     this.context = context
     this.#watches = watch
-    this.#exec = captured(stream, work, ({ graph, kernels, memory }) => {
+    this.#exec = captured(stream, work, ({ graph, kernels, used }) => {
       this.#note = noteOf(kernels)
       const exec = context.create('cuGraphInstantiateWithFlags', graph, 0)
-      this.#watch(memory)
+      this.#watch(used)
       return exec
     })
     this.hold()
@@ -81,7 +81,7 @@ export class Graph extends Resource {
 
   /**
    * Queues the whole graph.
-   * @throws DisposedError also when memory that the captured work named is gone, InvalidArgumentError for a stream of another
+   * @throws DisposedError also when memory or a module that the captured work used is gone, InvalidArgumentError for a stream of another
    * context, CudaError
    */
   replay(stream: Stream): void {
@@ -99,7 +99,7 @@ export class Graph extends Resource {
   update(stream: Stream, work: () => void): void {
     this.alive()
     this.context.demand(stream, 'The stream')
-    captured(stream, work, ({ graph, kernels, memory }) => {
+    captured(stream, work, ({ graph, kernels, used }) => {
       const result = new Uint8Array(24) // CUgraphExecUpdateResultInfo
       const status = this.context.attempt('cuGraphExecUpdate_v2', this.#exec, graph, result)
       if (status === GRAPH_EXEC_UPDATE_FAILURE) {
@@ -109,16 +109,16 @@ export class Graph extends Resource {
         )
       }
       if (status !== 0) this.context.fail(status, 'cuGraphExecUpdate_v2', noteOf(kernels))
-      this.#watch(memory)
+      this.#watch(used)
     })
   }
 
-  #watch(memory: ReadonlySet<Resource>): void {
+  #watch(used: ReadonlySet<Resource>): void {
     for (const unwatch of this.#unwatch) unwatch()
     this.#gone = undefined
     this.#unwatch = []
     if (!this.#watches) return
-    for (const resource of memory) {
+    for (const resource of used) {
       const gone = () => {
         this.#gone ??= resource.what
       }

@@ -95,6 +95,7 @@ export class Launch {
   on(stream: Stream): void {
     const kernel = this.#kernel
     const { context } = kernel.module
+    context.captured?.add(kernel.module)
     if (stream.context !== context) context.demand(stream, `The stream that ${kernel.symbol} is to run on`)
     this.#view.setBigUint64(STREAM_OFFSET, stream.handle, true)
     const status = context.attempt('cuLaunchKernelEx', this.#config, kernel.handle, this.#pointers, null)
