@@ -59,4 +59,5 @@ test('a crash, a hang and a script that is missing stay in the child process', a
   const answer = { available: true, driverVersion: '12.4', devices: [] }
   const script = child('answer', `process.send(${JSON.stringify(answer)}); process.disconnect()`)
   expect(await probe({ script })).toEqual(answer)
+  expect(await probe({ script, timeoutMs: Number.POSITIVE_INFINITY })).toEqual(answer)
 })

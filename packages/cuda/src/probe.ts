@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { FlashMlaError } from '@flashmla/spec'
 import { Context, type DeviceInfo, deviceInfo } from './driver/context'
 import { Driver, type DriverOptions, versionText } from './driver/driver'
-import { KernelLibrary, readManifest, targetFor } from './kernels/library'
+import { KernelLibrary, readManifest, SMALLEST_KERNEL, targetFor } from './kernels/library'
 
 export interface ProbedDevice extends DeviceInfo {
   /** Symbols of the kernels that would run; empty when none fit. */
@@ -16,9 +16,6 @@ export interface ProbedDevice extends DeviceInfo {
 export type Probe =
   | { readonly available: true; readonly driverVersion: string; readonly devices: readonly ProbedDevice[] }
   | { readonly available: false; readonly reason: string }
-
-/** Of the smallest module: its PTX takes the driver no time to compile. */
-const SMALLEST_KERNEL = 'mla_append'
 
 /** What this process's driver sees. Native code runs here: `probe()` keeps a crash in it away. */
 export function probeHere(options: DriverOptions = {}): Probe {
@@ -54,6 +51,9 @@ function reasonOf(error: unknown): string {
   return String(error)
 }
 
+/** What a timer takes: one set to more fires at once. */
+const LONGEST_TIMEOUT = 2 ** 31 - 1
+
 export interface ProbeOptions {
   /** How long the driver may take. Default 20 seconds. */
   readonly timeoutMs?: number
@@ -78,7 +78,7 @@ export function probe(options: ProbeOptions = {}): Promise<Probe> {
     const timer = setTimeout(() => {
       late = true
       child.kill('SIGKILL')
-    }, timeoutMs)
+    }, Math.min(timeoutMs, LONGEST_TIMEOUT))
     const end = (reason: string) => {
       clearTimeout(timer)
       resolve(answer ?? { available: false, reason })

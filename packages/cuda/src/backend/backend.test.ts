@@ -3,7 +3,7 @@ import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla
 import { contractCases } from '@flashmla/testing'
 import { describe, expect, it, test } from 'vitest'
 import { Driver } from '../driver/driver'
-import { CudaUnavailableError } from '../errors'
+import { CudaError, CudaUnavailableError } from '../errors'
 import { fakeBackend, field, source } from '../testing/fake-backend'
 import { FakeDriver, H100 } from '../testing/fake-driver'
 import { createCudaBackend } from './create'
@@ -37,6 +37,17 @@ test('a machine or a device that cannot run it gets an error that lets a caller 
   await expect(createCudaBackend({ driver })).rejects.toThrow(UnsupportedError)
   expect([driver.live.size, old.retained.get(0)]).toEqual([0, 0])
   await expect(createCudaBackend({ driver, weights: 'q8' as 'f32' })).rejects.toThrow(/weights is q8.*\nGive one of/)
+})
+
+test('a driver that refuses the compiled kernels lets a caller fall back too', async () => {
+  const api = new FakeDriver([{ ...H100, computeCapability: [8, 0] }])
+  const driver = new Driver({ api })
+  api.failures.set('cuModuleLoadData', 222)
+  await expect(createCudaBackend({ driver })).rejects.toThrow(UnsupportedError)
+  await expect(createCudaBackend({ driver })).rejects.toThrow(/driver for CUDA 12\.4 can't load.*222.*\nUpdate/)
+  api.failures.set('cuModuleLoadData', 2)
+  await expect(createCudaBackend({ driver })).rejects.toThrow(CudaError)
+  expect([driver.live.size, api.retained.get(0)]).toEqual([0, 0])
 })
 
 test('a product takes the kernel of its rows, 16-byte loads only where rows are aligned', async () => {

@@ -1,9 +1,14 @@
-import { InvalidArgumentError } from '@flashmla/spec'
+import { InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
 import { Context } from '../driver/context'
-import { Driver } from '../driver/driver'
+import { Driver, versionText } from '../driver/driver'
+import { CudaError } from '../errors'
+import { SMALLEST_KERNEL } from '../kernels/library'
 import { type AttentionPrecision, CudaBackend } from './backend'
 import { BackendDevice } from './device'
 import type { WeightPrecision } from './weight'
+
+/** What the driver answers to code that it doesn't take: NO_BINARY_FOR_GPU, INVALID_PTX, no compiler for it, or one that is too old. */
+const CODE_REFUSED: ReadonlySet<number> = new Set([209, 218, 221, 222, 223])
 
 export interface CudaBackendOptions {
   /** Ordinal (default 0). */
@@ -23,8 +28,8 @@ export interface CudaBackendOptions {
 
 /**
  * A backend on one NVIDIA device, with the device's primary context.
- * @throws CudaUnavailableError without a driver or a device, UnsupportedError for a device without kernels: both let a caller
- * fall back. InvalidArgumentError for options that name nothing, CudaError
+ * @throws CudaUnavailableError without a driver or a device, UnsupportedError for a device without kernels or a driver
+ * that is too old for them: both let a caller fall back. InvalidArgumentError for options that name nothing, CudaError
  */
 export async function createCudaBackend(options: CudaBackendOptions = {}): Promise<CudaBackend> {
   const { device: ordinal = 0, weights = 'checkpoint', attention = 'exact' } = options
@@ -38,9 +43,22 @@ export async function createCudaBackend(options: CudaBackendOptions = {}): Promi
     context[Symbol.dispose]()
     throw error
   }
+  try {
+    device.library.kernel(SMALLEST_KERNEL)
+  } catch (error) {
+    device.dispose()
+    throw error instanceof CudaError && CODE_REFUSED.has(error.status) ? refused(context, error) : error
+  }
   const kept = weights === 'checkpoint' ? '' : `, ${weights} weights`
   const how = attention === 'exact' ? '' : ', bf16 attention'
   return new CudaBackend(`cuda (${context.device.name}${kept}${how})`, device, weights, attention)
+}
+
+function refused({ device, driver }: Context, { statusName, status }: CudaError): UnsupportedError {
+  return new UnsupportedError(
+    `The driver for CUDA ${versionText(driver.version)} can't load the kernels of device ${device.ordinal} (${device.name}): ${statusName} (${status}).`,
+    'Update the NVIDIA driver to 580 (CUDA 13.0) or later, or use the CPU backend.',
+  )
 }
 
 function demand(name: string, value: string, known: readonly string[]): void {

@@ -74,6 +74,9 @@ function isEntry(entry: Partial<KernelEntry> | null): boolean {
   )
 }
 
+/** Of the smallest module, to try a device out: its PTX takes the driver no time to compile. */
+export const SMALLEST_KERNEL = 'mla_append'
+
 /** Which compiled code fits a compute capability, and why. @throws UnsupportedError before Ampere */
 export function targetFor([major, minor]: readonly [number, number]): { target: KernelEntry['target']; why: string } {
   const capability = `compute capability ${major}.${minor}`
