@@ -75,10 +75,11 @@ export function probe(options: ProbeOptions = {}): Promise<Probe> {
       errors = `${errors}${chunk}`.slice(-2000)
     })
     let late = false
-    const timer = setTimeout(() => {
+    const stop = () => {
       late = true
       child.kill('SIGKILL')
-    }, Math.min(timeoutMs, LONGEST_TIMEOUT))
+    }
+    const timer = setTimeout(stop, Math.min(timeoutMs, LONGEST_TIMEOUT))
     const end = (reason: string) => {
       clearTimeout(timer)
       resolve(answer ?? { available: false, reason })
