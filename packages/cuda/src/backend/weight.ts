@@ -13,6 +13,7 @@ const BYTES = { f32: 4, bf16: 2, f16: 2 } as const
 /** Matrix or stack of matrices in device memory, row-major. */
 export class CudaWeight implements Weight {
   readonly #memory: DeviceMemory
+  readonly #address: bigint
   readonly #followers = new Set<() => void>()
 
   private constructor(
@@ -22,6 +23,7 @@ export class CudaWeight implements Weight {
     memory: DeviceMemory,
   ) {
     this.#memory = memory
+    this.#address = memory.address
   }
 
   /** Reads a source and keeps it in the precision asked for. Rejects with what the source throws, CudaError. */
@@ -58,7 +60,8 @@ export class CudaWeight implements Weight {
   /** @throws DisposedError */
   get address(): bigint {
     if (this.#memory.disposed) throw new DisposedError(`A weight [${this.shape}]`)
-    return this.#memory.address // a capture notes it
+    this.device.context.captured?.add(this.#memory)
+    return this.#address
   }
 
   /** FlashMlaValueType of the elements. */
