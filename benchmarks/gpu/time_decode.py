@@ -7,6 +7,7 @@ import torch
 
 import oracle
 from driver import Decode
+from turns import in_turns
 
 # b, s_q, h_q, lengths, upstream FlashMLA us, FlashAttention-3 us (docs: measured elsewhere on the same kind of card)
 RAGGED4 = [4641, 45118, 1730, 1696]
@@ -29,33 +30,15 @@ SHAPES = [
 
 
 def replay_us(calls, replays=7):
-    for c in calls:
-        c()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for c in calls:
-            c()
-    graph.replay()
-    torch.cuda.synchronize()
-    times = []
-    for _ in range(replays):
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
-        graph.replay()
-        b.record()
-        b.synchronize()
-        times.append(a.elapsed_time(b) * 1e3 / len(calls))
-    return sorted(times)[len(times) // 2]
+    return in_turns([calls], replays)[0]
 
 
 def ceilings():
     x = torch.empty(1 << 31, dtype=torch.uint8, device='cuda').random_()
     y = torch.empty_like(x)
     copy = 2 * x.numel() / replay_us([lambda: y.copy_(x)]) / 1e3
-    v = x.view(torch.float32)
-    read = x.numel() / replay_us([lambda: torch.sum(x.view(torch.int32), dtype=torch.int32) if False else torch.amax(x.view(torch.int32))]) / 1e3
-    del x, y, v
+    read = x.numel() / replay_us([lambda: torch.amax(x.view(torch.int32))]) / 1e3
+    del x, y
     a, b = torch.randn(8192, 8192, device='cuda').bfloat16(), torch.randn(8192, 8192, device='cuda').bfloat16()
     flops = 2 * 8192 ** 3 / replay_us([lambda: a @ b] * 4) / 1e6
     return copy, read, flops

@@ -1,18 +1,9 @@
 import { bf16Format, f32Format } from '@flashmla/latent'
-import type { BatchStep } from '@flashmla/spec'
 import { DisposedError, InvalidArgumentError, UnsupportedError } from '@flashmla/spec'
 import { expect, test } from 'vitest'
-import { fakeBackend, field, source } from '../testing/fake-backend'
+import { capacity, fakeBackend, field, source, step } from '../testing/fake-backend'
 import { planAttention } from './attention'
 import type { CudaBackend } from './backend'
-
-const capacity = { maxSequences: 4, maxTokens: 8, maxBlocks: 5 }
-const step: BatchStep = {
-  queryStart: Int32Array.of(0, 1, 3),
-  seqLens: Int32Array.of(7, 2),
-  blockTable: Int32Array.of(3, 1, 0, -9),
-  blockTableStride: 2,
-}
 
 function operands(backend: CudaBackend, t: number, h: number, format = f32Format(32, 16)) {
   const width = format.kvLoraRank + format.ropeDim

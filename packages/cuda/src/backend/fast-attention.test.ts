@@ -1,17 +1,8 @@
 import { bf16Format } from '@flashmla/latent'
-import type { BatchStep } from '@flashmla/spec'
 import { DisposedError, InvalidArgumentError } from '@flashmla/spec'
 import { expect, test } from 'vitest'
-import { fakeBackend } from '../testing/fake-backend'
+import { capacity, fakeBackend, step } from '../testing/fake-backend'
 import type { CudaBackend } from './backend'
-
-const capacity = { maxSequences: 4, maxTokens: 8, maxBlocks: 5 }
-const step: BatchStep = {
-  queryStart: Int32Array.of(0, 1, 3),
-  seqLens: Int32Array.of(7, 2),
-  blockTable: Int32Array.of(3, 1, 0, -9),
-  blockTableStride: 2,
-}
 
 function operands(backend: CudaBackend, t: number, maxBlocks = 5) {
   return {

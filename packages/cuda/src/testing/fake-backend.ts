@@ -1,10 +1,21 @@
 // A backend over a driver without a device, for tests: launches are recorded, kernels don't run.
 
+import type { BatchStep } from '@flashmla/spec'
 import { type CudaBackendOptions, createCudaBackend } from '../backend/create'
 import { Driver } from '../driver/driver'
 import * as structs from '../kernels/model-params'
 import type { Struct } from '../kernels/struct'
 import { FakeDriver, type FakeLaunch, H100 } from './fake-driver'
+
+export const capacity = { maxSequences: 4, maxTokens: 8, maxBlocks: 5 }
+
+/** Three query rows of two sequences, in pages of four tokens. */
+export const step: BatchStep = {
+  queryStart: Int32Array.of(0, 1, 3),
+  seqLens: Int32Array.of(7, 2),
+  blockTable: Int32Array.of(3, 1, 0, -9),
+  blockTableStride: 2,
+}
 
 const STRUCTS: readonly [RegExp, Struct<Record<string, never>>][] = (
   [
