@@ -232,7 +232,7 @@ export class ReferenceBackend implements Backend {
     batch: PagedBatch,
     scale: number,
   ): void {
-    check.attention(out, lse, q, cache, queryRows(batch))
+    check.attention(out, lse, q, cache, queryRows(batch), scale)
     const [o, sums, queriesOf] = [f32(out), f32(lse), f32(q)]
     const [, h, width] = q.shape as [number, number, number]
     const rank = cache.format.kvLoraRank
@@ -262,7 +262,7 @@ export class ReferenceBackend implements Backend {
     batch: PagedBatch,
     scale: number,
   ): void {
-    check.naiveAttention(out, q, kvB, cache, queryRows(batch))
+    check.naiveAttention(out, q, kvB, cache, queryRows(batch), scale)
     const [o, queriesOf] = [f32(out), f32(q)]
     const [, h, qk] = q.shape as [number, number, number]
     const v = out.shape.at(-1)!

@@ -122,6 +122,7 @@ export interface Backend {
   /**
    * Absorbed attention: q `[t, h, kvLoraRank + ropeDim]`, out `[t, h, kvLoraRank]`, lse `[t, h]` natural log.
    * Query i of a sequence sees `seqLen − s_q + i + 1` tokens. Nothing to attend to: out 0, lse −Infinity.
+   * The softmax scale is finite and > 0.
    */
   attention(
     out: Tensor<'f32'>,

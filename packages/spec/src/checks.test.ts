@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import type { PagedCache } from './cache-format'
 import { checkStep } from './check-step'
 import { check } from './checks'
 import { FlashMlaError, InvalidArgumentError, InvalidConfigError } from './errors'
@@ -28,6 +29,17 @@ describe('check', () => {
     expect(() => check.write(f32(2, 3), new Float32Array(4), 3)).toThrow("4 values at 3 don't fit a tensor [2,3].")
     for (const offset of [-1, 0.5, Number.NaN])
       expect(() => check.write(f32(4), new Float32Array(1), offset)).toThrow(InvalidArgumentError)
+  })
+
+  it('demands a finite softmax scale above 0', () => {
+    const cache = { format: { name: 'f32-6', kvLoraRank: 4, ropeDim: 2 } } as PagedCache
+    const attend = (scale: number) => check.attention(f32(1, 2, 4), f32(1, 2), f32(1, 2, 6), cache, 1, scale)
+    const naive = (scale: number) => check.naiveAttention(f32(1, 2, 3), f32(1, 2, 7), weight(16, 4), cache, 1, scale)
+    for (const each of [attend, naive]) {
+      each(0.1)
+      for (const scale of [0, -1, Number.NaN, Infinity])
+        expect(() => each(scale)).toThrow(`ttention: the softmax scale is ${scale}.\nGive a finite number > 0.`)
+    }
   })
 
   it('names the operation and the shapes', () => {

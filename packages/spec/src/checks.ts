@@ -131,7 +131,7 @@ export const check = {
     }
   },
   /** `rows` are the query rows of the batch's step. */
-  attention(out: F32, lse: F32, q: F32, cache: PagedCache, rows: number): void {
+  attention(out: F32, lse: F32, q: F32, cache: PagedCache, rows: number, scale: number): void {
     dtypes('attention', { out, lse, q }, {})
     const { kvLoraRank, ropeDim } = cache.format
     const [t, h, width] = q.shape
@@ -144,9 +144,10 @@ export const check = {
       { out, lse, q },
     )
     queryRows('attention', rows, t!)
+    softmaxScale('attention', scale)
   },
   /** `rows` are the query rows of the batch's step. */
-  naiveAttention(out: F32, q: F32, kvB: Weight, cache: PagedCache, rows: number): void {
+  naiveAttention(out: F32, q: F32, kvB: Weight, cache: PagedCache, rows: number, scale: number): void {
     dtypes('naiveAttention', { out, q }, {})
     matrix('naiveAttention', 'kvB', kvB, 2)
     const { kvLoraRank, ropeDim } = cache.format
@@ -162,8 +163,14 @@ export const check = {
       { out, q, kvB },
     )
     queryRows('naiveAttention', rows, t!)
+    softmaxScale('naiveAttention', scale)
   },
 } as const
+
+function softmaxScale(operation: string, scale: number): void {
+  if (!(scale > 0 && scale < Infinity))
+    throw new InvalidArgumentError(`${operation}: the softmax scale is ${scale}.`, 'Give a finite number > 0.')
+}
 
 function demand(holds: boolean, operation: string, operands: Record<string, Shaped>): void {
   if (holds) return

@@ -331,7 +331,7 @@ export class FastCpuBackend implements CpuBackend {
     batch: PagedBatch,
     scale: number,
   ): void {
-    check.attention(out, lse, q, cache, (batch as FastBatch).rows)
+    check.attention(out, lse, q, cache, (batch as FastBatch).rows, scale)
     recordAttention(this.pool, out as F32, lse as F32, q as F32, cache as FastCache, batch as FastBatch, scale)
   }
 
@@ -343,7 +343,7 @@ export class FastCpuBackend implements CpuBackend {
     batch: PagedBatch,
     scale: number,
   ): void {
-    check.naiveAttention(out, q, kvB, cache, (batch as FastBatch).rows)
+    check.naiveAttention(out, q, kvB, cache, (batch as FastBatch).rows, scale)
     recordNaiveAttention(
       this.pool,
       out as F32,

@@ -244,7 +244,7 @@ export class CudaBackend implements Backend {
   /** @throws UnsupportedError for rows wider than shared memory allows */
   attention(out: F32, lse: F32, q: F32, cache: PagedCache, batch: PagedBatch, scale: number): void {
     const [c, b] = [ownCache(this.#device, cache), ownBatch(this.#device, batch)]
-    check.attention(out, lse, q, c, b.rows)
+    check.attention(out, lse, q, c, b.rows, scale)
     void c.address
     b.fit(c)
     const operands = { out: this.#f32(out), lse: this.#f32(lse), q: this.#f32(q), cache: c, batch: b, scale }
@@ -255,7 +255,7 @@ export class CudaBackend implements Backend {
   /** @throws UnsupportedError within a capture */
   naiveAttention(out: F32, q: F32, kvB: Weight, cache: PagedCache, batch: PagedBatch, scale: number): void {
     const [c, b] = [ownCache(this.#device, cache), ownBatch(this.#device, batch)]
-    check.naiveAttention(out, q, kvB, c, b.rows)
+    check.naiveAttention(out, q, kvB, c, b.rows, scale)
     void c.address
     b.fit(c)
     const weight = ownWeight(this.#device, kvB)

@@ -83,6 +83,7 @@ export function errorCases({ formats, pageSizes, heads }: Dimensions): readonly 
         const [out, lse] = [w.f32([3, heads, rank], before), w.f32([3, heads])]
         const q = w.f32([3, heads, width])
         const kvB = await w.weight([heads * 8, rank], new Float32Array(heads * 8 * rank))
+        const fitting = await w.weight([heads * 2 * rank, rank], new Float32Array(heads * 2 * rank * rank))
         const calls: [string, () => unknown][] = [
           ['a cache of no blocks', () => b.cache(format, 0, pageSize)],
           ['a page of no slots', () => b.cache(format, 1, 0)],
@@ -99,6 +100,10 @@ export function errorCases({ formats, pageSizes, heads }: Dimensions): readonly 
           ],
           ['attention into another out', () => b.attention(w.f32([3, heads, rank + 1]), lse, q, cache, batch, 1)],
           ['attention into another lse', () => b.attention(out, w.f32([3]), q, cache, batch, 1)],
+          ['attention with the softmax scale 0', () => b.attention(out, lse, q, cache, batch, 0)],
+          ['attention with the softmax scale -1', () => b.attention(out, lse, q, cache, batch, -1)],
+          ['attention with an infinite softmax scale', () => b.attention(out, lse, q, cache, batch, Infinity)],
+          ['naive attention with no softmax scale', () => b.naiveAttention(out, q, fitting, cache, batch, Number.NaN)],
           ['naive attention by another kvB', () => b.naiveAttention(out, q, kvB, cache, batch, 1)],
         ]
         for (const [what, call] of calls) await assertThrows(what, 'invalid_argument', call)
