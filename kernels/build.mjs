@@ -68,7 +68,9 @@ const modules = [
     target: 'sm_90a',
     flags: SM90,
     kernels: [
-      ...['bf16', 'f16'].flatMap((type) => [decode(`mla_decode_${type}`), decode(`mla_decode_${type}_gather`)]),
+      ...['bf16', 'f16'].flatMap((type) =>
+        ['', '_gather', '_merge'].map((kind) => decode(`mla_decode_${type}${kind}`)),
+      ),
       combine,
       plain('mla_combine_f16', 512),
     ],
@@ -159,17 +161,11 @@ if (process.argv.includes('--check')) {
 } else if (process.argv.includes('--trace')) {
   // The decode kernels with clocks in them, for benchmarks/gpu/trace.py.
   const folder = process.argv.at(-1)
-  const { module, source, flags } = modules[0]
   mkdirSync(folder, { recursive: true })
-  execFileSync('nvcc', [
-    '-std=c++17',
-    '-O3',
-    '-DFLASHMLA_TRACE',
-    ...flags,
-    join(root, source),
-    '-o',
-    join(folder, module),
-  ])
+  for (const { module, source, flags } of modules.filter(({ source }) => source.startsWith('sm90/'))) {
+    const options = ['-std=c++17', '-O3', '-DFLASHMLA_TRACE', ...flags]
+    execFileSync('nvcc', [...options, join(root, source), '-o', join(folder, module)])
+  }
   copyFileSync(manifestPath, join(folder, 'manifest.json'))
 } else {
   const only = process.argv[2] ?? ''

@@ -21,7 +21,8 @@ class DecodeParams(C.Structure):
                 ('q', 'kv', 'block_table', 'seq_lens', 'query_start', 'out', 'lse', 'partial_out', 'partial_lse')] + [
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
-                                 'tile_overhead', 'tile_rows', 'split_by_tile')] + [('splits', C.c_void_p)]
+                                 'tile_overhead', 'tile_rows', 'split_by_tile')] + [
+        (n, C.c_void_p) for n in ('splits', 'parts_ready')]
 
 
 class AppendParams(C.Structure):
@@ -117,24 +118,32 @@ class Decode:
         rows = s_q * h_q
         name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
         sms = torch.cuda.get_device_properties(0).multi_processor_count
+        tma = page in (16, 32) or page % 64 == 0
+        variant = variant or ('tensor' if tma else 'gather')
+
+        def plan(tile_rows, slots):
+            tiles = -(-rows // tile_rows)
+            group = tune.get('group') or min(tiles, 4)
+            return tiles, group, max(1, slots // group) * group, b * -(-tiles // group)
+
         if portable:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
-            tma = page in (16, 32) or page % 64 == 0
-            variant = variant or ('tensor' if tma else 'gather')
-            self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}' + ('_gather' if variant == 'gather' else '')
+            self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
-        tiles = -(-rows // tile_rows)
-        group = tune.get('group') or min(tiles, 4)
-        slots = sms * 2 if portable else sms
-        workers = max(1, slots // group) * group
+        tiles, group, workers, groups = plan(tile_rows, sms * 2 if portable else sms)
+        # Few parts a tile: the decode kernel merges them itself.
+        merges = not portable and variant == 'tensor' and tune.get('merge', 4 * groups >= workers // group)
+        if not portable:
+            self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
-        part = torch.float16 if not portable and rows > 32 else torch.float32
-        self.partial = torch.full((2 * workers * tile_rows, 512), float('nan'), dtype=part, device='cuda')
+        part = torch.float16 if not portable and not merges and rows > 32 else torch.float32
+        size = workers * 33 * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        self.partial = torch.full((size,), float('nan'), dtype=part, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows, 2), float('nan'), dtype=torch.float32, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
-        groups = b * -(-tiles // group)
+        self.ready = torch.zeros(workers, dtype=torch.int32, device='cuda')
         by_tile = query_start is None and groups <= workers // group
         self.keep = (q, kv, block_table, seq_lens, query_start)
         self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
@@ -143,16 +152,17 @@ class Decode:
                                    block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
-                                   int(by_tile), self.splits.data_ptr())
+                                   int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges else None)
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         narrow = entries * group_rows <= 512 and workers // group >= 8 * entries
         blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if narrow else (entries, blocks, 1)
-        self.combine = 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
+        self.combine = None if merges else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, 64, 9))
+
             def kv_map(tiles):
                 return self.q_map if variant == 'gather' else tensor_map(
                     q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
@@ -161,4 +171,5 @@ class Decode:
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))
-        launch(self.combine, self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))
+        if self.combine:
+            launch(self.combine, self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))

@@ -27,10 +27,11 @@ struct SequenceShape {
 // Shapes of the batch's sequences. What they share is worked out once.
 struct Shapes {
   const MlaDecodeParams& p;
+  const int32_t* seq_lens;  // p.seq_lens, or a copy of them
   int group_rows, groups;
 
   __device__ __forceinline__ Shapes(const MlaDecodeParams& p_, int tile_rows)
-      : p(p_), group_rows(tile_rows * p_.tiles_per_group), groups(ceil_div(p_.s_q * p_.h_q, group_rows)) {}
+      : p(p_), seq_lens(p_.seq_lens), group_rows(tile_rows * p_.tiles_per_group), groups(ceil_div(p_.s_q * p_.h_q, group_rows)) {}
 
   __device__ __forceinline__ SequenceShape operator()(int seq) const {
     SequenceShape s;
@@ -42,7 +43,7 @@ struct Shapes {
       s.s_q = p.query_start[seq + 1] - s.query_start;
       s.groups = ceil_div(s.s_q * p.h_q, group_rows);
     }
-    s.seq_len = p.seq_lens[seq];
+    s.seq_len = seq_lens[seq];
     s.blocks = ceil_div(s.seq_len, kBlockTokens);
     return s;
   }
@@ -156,6 +157,7 @@ struct Segment {
 struct SegmentWalk {
   int pos, end, seq_start, seq;
 
+  SegmentWalk() = default;
   __device__ __forceinline__ SegmentWalk(const LinePosition& at, int worker) {
     pos = worker * at.chunk;
     end = min(pos + at.chunk, at.total);
@@ -164,7 +166,7 @@ struct SegmentWalk {
   }
 
   __device__ __forceinline__ bool next(const LinePosition& at, const Shapes& shapes, Segment& out) {
-    while (pos < end) {
+    while (pos < end && seq < shapes.p.batch) {
       const SequenceShape s = shapes(seq);
       const int units = at.units(s), seq_end = seq_start + units * s.groups;
       if (pos >= seq_end) {
@@ -197,6 +199,16 @@ struct SegmentWalk {
     return false;
   }
 };
+
+// Which part of its tile group a segment is, and of how many.
+struct PartPlace {
+  int index, parts;
+};
+__device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segment& seg, int worker) {
+  if (seg.whole()) return {0, 1};
+  const int start = seg.group_start + at.overhead, first = unsigned(start) / unsigned(at.chunk);
+  return {worker - first, int(unsigned(start + seg.shape.blocks - 1) / unsigned(at.chunk)) - first + 1};
+}
 
 // Partial slot of a segment: a worker has at most one that starts a split tile (its last) and one that continues one (its first).
 __device__ __forceinline__ int partial_slot(int worker, bool starts_tile) { return 2 * worker + (starts_tile ? 1 : 0); }

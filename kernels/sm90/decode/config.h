@@ -1,5 +1,7 @@
 // Sizes of the Hopper decode kernel.
 #pragma once
+#include <stddef.h>
+
 #include "../../include/flashmla_params.h"
 #include "../../common/schedule.h"
 #include "../../common/trace.h"
@@ -16,6 +18,7 @@ constexpr int kTileCols = 64;                  // 128 bytes: one swizzle span
 constexpr int kTiles = kWidth / kTileCols;     // 9; tile 8 is the rotary part
 constexpr int kRopeTile = kTiles - 1;
 constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
+constexpr int kKnownLengths = 128;             // of a batch up to so many sequences, kept in shared memory
 constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
 constexpr int kConsumerRegisters = 240;
 constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
@@ -38,6 +41,13 @@ __host__ __device__ constexpr int region_units(int region) { return region == kR
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1 };
 
+// A segment of the block's work, written by the clerk.
+struct Note {
+  Segment seg;
+  int any;   // whether there is one
+  int more;  // whether another note may follow
+};
+
 struct SharedStorage {
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers
   uint8_t kv[2][kTiles][kTileBytes];  // buffer 0: even blocks (warpgroup 0's scores), buffer 1: odd blocks
@@ -46,7 +56,12 @@ struct SharedStorage {
   uint64_t full[2][kUnits];
   uint64_t empty[2][kRegions];
   uint64_t q_full, q_empty;
+  uint64_t note_full[2];
   LinePosition at;
+  SegmentWalk walk;    // past the last note
+  Note note[2];        // of this segment and of the next
+  int known;           // whether the lengths are in seq_lens
+  int32_t seq_lens[kKnownLengths];
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;  // room to align to the swizzle's period
 static_assert(kSharedBytes <= 232448, "shared memory of one block");

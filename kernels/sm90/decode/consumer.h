@@ -29,7 +29,7 @@ struct Consumer {
   const int wg, warp, lane;  // warp of the warpgroup
   uint32_t parity[2] = {0, 0};  // of full[buffer], flipped once a block
   uint32_t q_parity = 0;
-  int segment = 0;  // which one, for the trace
+  int segment = 0;
 
   __device__ Consumer(const MlaDecodeParams& p_, SharedStorage& sh_, int wg_)
       : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31) {}
@@ -179,6 +179,16 @@ struct Consumer {
     for (int i = 0; i < 128; ++i) o[i] *= scale[(i >> 1) & 1];
   }
 
+  // The note of the next segment. It stays until the segment after it has ended.
+  __device__ __forceinline__ const Note& next_note() {
+    ptx::mbarrier_wait(ptx::smem_address(&sh.note_full[segment & 1]), (segment >> 1) & 1);
+    return sh.note[segment & 1];
+  }
+  __device__ __forceinline__ void wait_queries() {
+    ptx::mbarrier_wait(ptx::smem_address(&sh.q_full), q_parity);
+    q_parity ^= 1;
+  }
+
   // One segment of one row tile: leaves O (not normalized), the maximum m and this warpgroup's share l of the sum.
   __device__ __forceinline__ void run(const Segment& seg, const Rows& rows, float (&o)[128], float (&m)[2], float (&l)[2]) {
     using namespace ptx;
@@ -191,8 +201,7 @@ struct Consumer {
     m[0] = m[1] = -INFINITY;
     l[0] = l[1] = 0.f;
 
-    mbarrier_wait(smem_address(&sh.q_full), q_parity);
-    q_parity ^= 1;
+    wait_queries();
     if (threadIdx.x == 0) trace_segment(segment, kTraceQueries);
     {
       const int row = warp * 16 + (lane & 15);

@@ -57,11 +57,12 @@ __device__ __forceinline__ void store_rows(float* (&base)[2], const bool (&live)
   }
 }
 
-// Writes a segment's rows: O (not normalized), the maximum m and this warpgroup's share l of the sum of each row.
-__device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, int wg, int worker,
-                                              int first_row, const float (&o)[128], const float (&m)[2], float (&l)[2]) {
+// Writes a segment's rows, of a whole tile or of a part: O (not normalized), the maximum m and this warpgroup's share l of the sum of
+// each row.
+__device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg,
+                                              int worker, int first_row, const float (&o)[128], const float (&m)[2], float (&l)[2]) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
-  const bool whole = seg.whole(), halves = !whole && parts_in_halves(p);
+  const bool halves = !whole && parts_in_halves(p);
   float top[2] = {0.f, 0.f};
   if (halves) {
 #pragma unroll

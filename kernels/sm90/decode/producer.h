@@ -1,6 +1,7 @@
-// The producer warpgroup: keeps the two KV buffers filled, region by region, as the consumers free them.
+// The producer warpgroup. The clerk, one thread, finds the block's segments, notes them and loads their queries; the others keep the
+// two KV buffers filled, region by region, as the consumers free them.
 //
-// 1. Take the worker's next segment; load its Q tiles once the consumers are done with the last ones.
+// 1. A note is written before its queries' place is free, so that the first KV blocks of a segment are on their way by then.
 // 2. For each 64-token block: rotary part, then the half that frees first for this buffer, then the other.
 // 3. Row tiles of one sequence run as blocks side by side on the same KV, which the second finds in L2.
 // One copy brings 64 rows of two tiles: what issuing a copy costs one thread would else be the bound of the whole kernel.
@@ -12,51 +13,162 @@ namespace flashmla::decode {
 // Regions in the order the consumers free them.
 __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
 
-// The worker's next segment that has blocks and rows for this member of its group.
-__device__ __forceinline__ bool next_segment(SegmentWalk& walk, const LinePosition& at, const Shapes& shapes, int member, Segment& seg) {
-  while (walk.next(at, shapes, seg)) {
-    const int first_row = (seg.group * shapes.p.tiles_per_group + member) * kRows;
-    if (seg.shape.blocks > 0 && first_row < seg.shape.s_q * shapes.p.h_q) return true;
-  }
-  return false;
+// A barrier a lane, in the order in which they stand; one warp.
+template <bool kGather>
+__device__ __forceinline__ void init_barriers(SharedStorage& sh, int lane) {
+  constexpr int kFull = 2 * kUnits, kEmpty = 2 * kRegions, kAll = kFull + kEmpty + 4;
+  static_assert(offsetof(SharedStorage, empty) == offsetof(SharedStorage, full) + 8 * kFull);
+  static_assert(offsetof(SharedStorage, note_full) == offsetof(SharedStorage, empty) + 8 * (kEmpty + 2));
+  const int arrivals = lane < kFull ? (kGather ? 128 : 1) : lane < kFull + kEmpty ? 4 : lane == kFull + kEmpty + 1 ? 8 : 1;
+  if (lane < kAll) ptx::mbarrier_init(ptx::smem_address(&sh.full[0][0] + lane), arrivals);
+  ptx::fence_barrier_init();
 }
 
-// Row of the q map at which a segment's queries start.
-__device__ __forceinline__ int query_row(const Shapes& shapes, const Segment& seg, int member) {
-  return int(int64_t(seg.shape.query_start) * shapes.p.h_q + (seg.group * shapes.p.tiles_per_group + member) * kRows);
+// Which group worker a block belongs to, and which of its members it is. Higher workers are lower blocks: see merge.h.
+struct Worker {
+  int index, group, member;
+  __device__ __forceinline__ explicit Worker(const MlaDecodeParams& p) {
+    index = int(gridDim.x) - 1 - int(blockIdx.x);
+    group = unsigned(index) / unsigned(p.tiles_per_group);
+    member = index - group * p.tiles_per_group;
+  }
+};
+
+// The next segment that has rows for this member of the group, as a note.
+__device__ __forceinline__ void next_note(const MlaDecodeParams& p, const Shapes& shapes, const LinePosition& at, int member,
+                                          SegmentWalk& walk, Note& note) {
+  do {
+    note.any = walk.next(at, shapes, note.seg);
+  } while (note.any && (note.seg.group * p.tiles_per_group + member) * kRows >= note.seg.shape.s_q * p.h_q);
+  note.more = walk.pos < walk.end;
+}
+
+__device__ __forceinline__ void wait_for_precedent() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  if ((threadIdx.x & 31) == 0) trace(kTracePrecedent);
+}
+
+// Finds the worker's place on the line and its first segment, by one warp. A launch may overlap the end of what comes before, which may
+// still write the lengths: the place is worked out from the lengths as they are, and again if they are others when that has ended.
+// Where overlap is likely, most of it is out of the way by then.
+template <bool kOverlaps>
+__device__ __forceinline__ void find_place(const MlaDecodeParams& p, SharedStorage& sh) {
+  const int lane = threadIdx.x & 31;
+  const Worker worker(p);
+  Shapes shapes(p, kRows);
+  LinePosition at;
+  Note note;
+  bool early = kOverlaps && p.query_start == nullptr && p.batch <= kKnownLengths;
+  if (early) {
+    shapes.seq_lens = sh.seq_lens;
+#pragma unroll
+    for (int i = 0; i < kKnownLengths; i += 32) {
+      // Whatever stands there yet: no more than what the arithmetic of the schedule can hold.
+      if (i + lane < p.batch) sh.seq_lens[i + lane] = min(max(__ldcg(p.seq_lens + i + lane), 0), 1 << 20);
+    }
+    __syncwarp();
+  } else {
+    wait_for_precedent();
+  }
+#pragma unroll 1
+  for (;;) {
+    at = locate(p, shapes, worker.group);
+    SegmentWalk walk(at, worker.group);
+    next_note(p, shapes, at, worker.member, walk, note);
+    if (lane == 0) {
+      sh.at = at;
+      sh.walk = walk;
+      sh.note[0] = note;
+      sh.known = early;
+    }
+    if (!early) break;
+    wait_for_precedent();
+    bool same = true;
+#pragma unroll
+    for (int i = 0; i < kKnownLengths; i += 32) {
+      if (i + lane < p.batch) same &= sh.seq_lens[i + lane] == __ldcg(p.seq_lens + i + lane);
+    }
+    if (__all_sync(0xffffffffu, same)) break;
+    early = false;
+    shapes.seq_lens = p.seq_lens;
+  }
+  __syncwarp();
+}
+
+// What mla_combine has to know of a segment; one thread.
+__device__ __forceinline__ void describe(const MlaDecodeParams& p, const SharedStorage& sh, int number) {
+  const Worker worker(p);
+  if (worker.member != 0) return;
+  const Note& note = sh.note[number & 1];
+  if (number == 0 && !p.split_by_tile) p.splits[worker.group].splits = 0;
+  if (note.any && note.seg.lo == 0 && (p.split_by_tile || !note.seg.whole())) {
+    p.splits[split_index(p, Shapes(p, kRows), note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
+  }
+}
+
+// Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.
+__device__ __forceinline__ void announce(const MlaDecodeParams& p, SharedStorage& sh, const CUtensorMap* map_q, int number) {
+  using namespace ptx;
+  const Note& note = sh.note[number & 1];
+  mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
+  const uint32_t bar = smem_address(&sh.q_full);
+  mbarrier_wait(smem_address(&sh.q_empty), (number & 1) ^ 1);
+  if (note.any && note.seg.shape.blocks > 0) {
+    const Worker worker(p);
+    const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * kRows;
+    mbarrier_expect_tx(bar, kTiles * kTileBytes);
+    tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
+  } else {
+    mbarrier_arrive(bar);
+  }
+  if (number == 0) trace(kTraceQueriesAsked);
+}
+
+// The notes after the first, by one warp. A note's place is free when the queries of the segment before it could be loaded.
+template <bool kMerges>
+__device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, SharedStorage& sh, const CUtensorMap* map_q) {
+  Shapes shapes(p, kRows);
+  if (sh.known) shapes.seq_lens = sh.seq_lens;
+  const Worker worker(p);
+  if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
+  for (int number = 1; sh.note[(number - 1) & 1].more; ++number) {
+    SegmentWalk walk = sh.walk;
+    Note note;
+    next_note(p, shapes, sh.at, worker.member, walk, note);
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) {
+      sh.walk = walk;
+      sh.note[number & 1] = note;
+      announce(p, sh, map_q, number);
+      if constexpr (!kMerges) describe(p, sh, number);
+    }
+    __syncwarp();
+  }
 }
 
 // Blocks side by side on the same KV drift apart: what one has read has to stay in L2 for the others.
 __device__ __forceinline__ uint64_t kv_policy(const MlaDecodeParams& p) { return p.tiles_per_group > 1 ? ptx::kEvictLast : ptx::kEvictFirst; }
 
 // Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
-__device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
-                                            const CUtensorMap* map_tile, SharedStorage& sh, const LinePosition& at,
-                                            const Shapes& shapes, int group_worker, int member) {
+__device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
+                                            SharedStorage& sh) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
   const uint64_t policy = kv_policy(p);
   const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / unsigned(p.page_size) : 1;
   const int blocks_per_page = p.page_size > kBlockTokens ? unsigned(p.page_size) / kBlockTokens : 1;
-  SegmentWalk walk(at, group_worker);
-  Segment seg;
-  uint32_t empty_parity[2] = {1, 1};
-  uint32_t q_parity = 1;
-  while (next_segment(walk, at, shapes, member, seg)) {
-    const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
+  uint32_t empty_parity = 3;  // of buffers 0 and 1, a bit each
+  for (int number = 0, more = 1; more != 0; ++number) {
+    mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);
+    const Segment seg = sh.note[number & 1].seg;
+    if (!sh.note[number & 1].any) return;
+    more = sh.note[number & 1].more;
     // Page ids, 32 at a time and one set ahead.
+    const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     const int page_end = p.page_size == kBlockTokens ? seg.shape.blocks : ceil_div(seg.shape.seq_len, p.page_size);
     int id_base = (blocks_per_page == 1 ? seg.lo : seg.lo / unsigned(blocks_per_page)) * pages_per_block;
-    int ids = id_base + lane < page_end ? table[id_base + lane] : 0;
-    int next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
-    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
-    q_parity ^= 1;
-    if (lane == 0) {
-      const uint32_t bar = smem_address(&sh.q_full);
-      mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      tma_load_3d(smem_address(sh.q), map_q, bar, 0, query_row(shapes, seg, member), 0);
-      if (q_parity == 0) trace(kTraceQueriesAsked);
-    }
+    int ids = id_base + lane < page_end ? __ldcg(table + id_base + lane) : 0;
+    int next_ids = id_base + 32 + lane < page_end ? __ldcg(table + id_base + 32 + lane) : 0;
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
       const int page_of_block = blocks_per_page == 1 ? blk : blk / unsigned(blocks_per_page);
@@ -64,7 +176,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
       if (first_page - id_base >= 32) {
         id_base += 32;
         ids = next_ids;
-        next_ids = id_base + 32 + lane < page_end ? table[id_base + 32 + lane] : 0;
+        next_ids = id_base + 32 + lane < page_end ? __ldcg(table + id_base + 32 + lane) : 0;
       }
       const int row_in_page = (blk - page_of_block * blocks_per_page) * kBlockTokens;
       const int id = __shfl_sync(0xffffffffu, ids, first_page - id_base);
@@ -77,7 +189,7 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
 #pragma unroll
       for (int i = 0; i < kRegions; ++i) {
         const int region = buffer == 0 ? region_order(0, i) : region_order(1, i);
-        mbarrier_wait(smem_address(&sh.empty[buffer][region]), empty_parity[buffer]);
+        mbarrier_wait(smem_address(&sh.empty[buffer][region]), (empty_parity >> buffer) & 1);
         const int units = i == 0 ? 1 : kHalfUnits;
 #pragma unroll
         for (int u = 0; u < units; ++u) {
@@ -97,20 +209,16 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
           }
         }
       }
-      empty_parity[buffer] ^= 1;
+      empty_parity ^= 1 << buffer;
     }
   }
 }
 
 // Any page size: 128 threads gather rows with 16-byte asynchronous copies.
-__device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, SharedStorage& sh,
-                                               const LinePosition& at, const Shapes& shapes, int group_worker, int member) {
+__device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, SharedStorage& sh) {
   using namespace ptx;
   const int thread = threadIdx.x & 127;
-  SegmentWalk walk(at, group_worker);
-  Segment seg;
-  uint32_t empty_parity[2] = {1, 1};
-  uint32_t q_parity = 1;
+  uint32_t empty_parity = 3;  // of buffers 0 and 1, a bit each
   int pending = -1;  // buffer * kRegions + region of the copies committed last
   auto publish = [&](int what) {
     fence_proxy_async();
@@ -118,18 +226,20 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
     for (int u = 0; u < region_units(region); ++u) mbarrier_arrive(smem_address(&sh.full[buffer][region_first_unit(region) + u]));
   };
   const char* kv = static_cast<const char*>(p.kv);
-  while (next_segment(walk, at, shapes, member, seg)) {
+  for (int number = 0, more = 1; more != 0; ++number) {
     // Nothing may stay unpublished while waiting for the consumers.
     cp_async_wait<0>();
     if (pending >= 0) publish(pending);
     pending = -1;
-    mbarrier_wait(smem_address(&sh.q_empty), q_parity);
-    q_parity ^= 1;
     if (thread == 0) {
-      const uint32_t bar = smem_address(&sh.q_full);
-      mbarrier_expect_tx(bar, kTiles * kTileBytes);
-      tma_load_3d(smem_address(sh.q), map_q, bar, 0, query_row(shapes, seg, member), 0);
+      if (number > 0) next_note(p, Shapes(p, kRows), sh.at, Worker(p).member, sh.walk, sh.note[number & 1]);
+      announce(p, sh, map_q, number);
+      describe(p, sh, number);
     }
+    mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);
+    const Segment seg = sh.note[number & 1].seg;
+    if (!sh.note[number & 1].any) return;
+    more = sh.note[number & 1].more;
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     const int chunk = thread & 7, first_row = thread >> 3;  // 8 chunks of 16 bytes a row, 16 rows at a time
     for (int blk = seg.lo; blk < seg.hi; ++blk) {
@@ -140,20 +250,20 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
       for (int r = 0; r < 4; ++r) {
         const int token = blk * kBlockTokens + r * 16 + first_row;
         const bool valid = token < seg.shape.seq_len;
-        const int64_t page = valid ? table[token / p.page_size] : 0;
-        rows[r] = valid ? kv + (page * p.kv_page_stride + int64_t(token % p.page_size) * p.kv_row_stride) * 2 : kv;
+        const int64_t page = valid ? __ldcg(table + unsigned(token) / unsigned(p.page_size)) : 0;
+        rows[r] = valid ? kv + (page * p.kv_page_stride + int64_t(unsigned(token) % unsigned(p.page_size)) * p.kv_row_stride) * 2 : kv;
         bytes[r] = valid ? 16 : 0;
       }
 #pragma unroll 1
       for (int i = 0; i < kRegions; ++i) {
         const int region = region_order(buffer, i);
         const uint32_t bar = smem_address(&sh.empty[buffer][region]);
-        if (pending >= 0 && !mbarrier_test_wait(bar, empty_parity[buffer])) {
+        if (pending >= 0 && !mbarrier_test_wait(bar, (empty_parity >> buffer) & 1)) {
           cp_async_wait<0>();
           publish(pending);
           pending = -1;
         }
-        mbarrier_wait(bar, empty_parity[buffer]);
+        mbarrier_wait(bar, (empty_parity >> buffer) & 1);
         for (int t = region_first_tile(region); t < region_first_tile(region) + region_tiles(region); ++t) {
 #pragma unroll
           for (int r = 0; r < 4; ++r) {
@@ -168,7 +278,7 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
         }
         pending = buffer * kRegions + region;
       }
-      empty_parity[buffer] ^= 1;
+      empty_parity ^= 1 << buffer;
     }
   }
   cp_async_wait<0>();

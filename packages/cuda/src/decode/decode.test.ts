@@ -17,7 +17,7 @@ const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 
 function setUp(device = H100) {
   const api = new FakeDriver([device])
   api.parameterBytes = (symbol) =>
-    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [152] : [152, 128, 128, 128]
+    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [160] : [160, 128, 128, 128]
   const context = new Context({ device: 0, driver: new Driver({ api }) })
   const stream = new Stream(context)
   return { api, context, stream, library: new KernelLibrary(context) }
@@ -70,6 +70,23 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   expect(context.held.size).toBeGreaterThan(0)
 })
 
+test('a plan of many tiles is one launch, and its flags are cleared once', () => {
+  const { api, stream, library } = setUp()
+  const plan = planDecode(library, stream, { ...shape, sQ: 100 })
+  expect(plan.symbol).toBe('mla_decode_bf16_merge')
+  const memory = (bytes: number) => new DeviceMemory(stream, bytes)
+  const rows = 4 * 100 * 128
+  const given = { ...tensors(stream), q: memory(rows * 576 * 2), out: memory(rows * 512 * 2), lse: memory(rows * 4) }
+  decode(plan, given)
+  decode(plan, given)
+  expect(api.launches.map(({ symbol }) => symbol)).toEqual(['mla_decode_bf16_merge', 'mla_decode_bf16_merge'])
+  const view = new DataView(api.launches[0]!.parameters[0]!.buffer)
+  const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
+  expect([at('partial_lse'), at('splits')]).toEqual([0n, 0n])
+  expect(api.called('cuMemsetD8Async')).toEqual([[at('parts_ready'), 0, 132 * 4, expect.anything()]])
+  plan[Symbol.dispose]()
+})
+
 test('a plan refuses tensors that do not fit, and stays as it was', () => {
   const { api, stream, library } = setUp()
   const plan = planDecode(library, stream, shape)
@@ -112,7 +129,7 @@ test('kernels and schedules follow the launch plan', () => {
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combineGrid: [33, 8, 1] })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combine: { grid: [33, 8, 1] } })
 })
 
 test('devices without kernels are named', () => {

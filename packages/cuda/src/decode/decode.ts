@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from '@flashmla/spec'
+import { fill } from '../driver/copy'
 import { Launch } from '../driver/launch'
 import { DeviceMemory } from '../driver/memory'
 import { Resource } from '../driver/resource'
@@ -49,9 +50,9 @@ export class DecodePlan extends Resource {
   readonly schedule: DecodeSchedule
   readonly #stream: Stream
   readonly #params: Uint8Array
-  readonly #workspace: DeviceMemory[]
+  readonly #workspace: DeviceMemory[] = []
   readonly #decode: Launch
-  readonly #combine: Launch
+  readonly #combine: Launch | undefined
   readonly #maps: Uint8Array[] = []
   #bound: DecodeTensors | undefined
 
@@ -66,27 +67,35 @@ export class DecodePlan extends Resource {
     checkShape(shape)
     super(context.driver, `A decode plan of device ${context.device.ordinal}`, [context.held])
     this.shape = shape
-    this.symbol = decodeSymbol(shape, library.target)
     this.#stream = stream
-    const entry = library.entry(this.symbol)
+    const entry = library.entry(decodeSymbol(shape, library.target))
     const schedule = scheduleDecode(shape, entry, context.device)
+    const { symbol, combine } = schedule
     this.schedule = schedule
-    const decodeKernel = library.kernel(this.symbol)
-    const combineKernel = library.kernel(schedule.combineSymbol)
+    this.symbol = symbol
+    const decodeKernel = library.kernel(symbol)
+    const combineKernel = combine && library.kernel(combine.symbol)
     const { kvRowStride = QK_WIDTH, kvPageStride = shape.pageSize * kvRowStride } = shape
-    this.#workspace = []
+    const workspace = { partial_out: null, partial_lse: null, splits: null, parts_ready: null } as Record<
+      keyof DecodeSchedule['workspace'],
+      bigint | null
+    >
     try {
-      for (const bytes of [schedule.partialOutBytes, schedule.partialLseBytes, schedule.splitBytes])
-        this.#workspace.push(new DeviceMemory(stream, bytes))
+      for (const [name, bytes] of Object.entries(schedule.workspace)) {
+        if (bytes === 0) continue
+        const memory = new DeviceMemory(stream, bytes)
+        this.#workspace.push(memory)
+        workspace[name as keyof typeof workspace] = memory.address
+        // Parts' flags are cleared by whoever takes a part, from the first launch on.
+        if (name === 'parts_ready') fill(stream, memory, 0)
+      }
     } catch (error) {
       for (const memory of this.#workspace) memory[Symbol.dispose]()
       throw error
     }
-    const [partialOut, partialLse, splits] = this.#workspace
     this.#params = MlaDecodeParams.allocate({
       ...NULL_TENSORS,
-      partial_out: partialOut!.address,
-      partial_lse: partialLse!.address,
+      ...workspace,
       block_table_stride: 0,
       kv_page_stride: kvPageStride,
       kv_row_stride: kvRowStride,
@@ -102,7 +111,6 @@ export class DecodePlan extends Resource {
       tile_overhead: schedule.tileOverhead,
       tile_rows: schedule.tileRows,
       split_by_tile: schedule.splitByTile ? 1 : 0,
-      splits: splits!.address,
     })
     const mapped = library.target === 'sm_90a'
     if (mapped) this.#maps = Array.from({ length: 3 }, () => alignedBytes(context, 128, 64))
@@ -114,13 +122,15 @@ export class DecodePlan extends Resource {
       programmatic: mapped,
       parameters: [this.#params, ...this.#maps],
     })
-    this.#combine = new Launch({
-      kernel: combineKernel,
-      grid: schedule.combineGrid,
-      threads: library.entry(schedule.combineSymbol).threads,
-      programmatic: mapped,
-      parameters: [this.#params],
-    })
+    this.#combine =
+      combine &&
+      new Launch({
+        kernel: combineKernel!,
+        grid: combine.grid,
+        threads: library.entry(combine.symbol).threads,
+        programmatic: mapped,
+        parameters: [this.#params],
+      })
     this.hold()
   }
 
@@ -156,7 +166,7 @@ export class DecodePlan extends Resource {
     this.alive()
     if (this.#stream.context.captured) for (const memory of this.#workspace) void memory.address
     this.#decode.on(this.#stream)
-    this.#combine.on(this.#stream)
+    this.#combine?.on(this.#stream)
   }
 
   #check(tensors: DecodeTensors): void {

@@ -40,6 +40,8 @@ interface Segment {
   readonly lo: number
   readonly hi: number
   readonly whole: boolean
+  readonly index: number
+  readonly count: number
   readonly splits: number
   readonly firstWorker: number
   readonly entry: number
@@ -92,8 +94,10 @@ function run(cases: readonly Case[]): Map<string, Segment[]>[] {
   const output = execFileSync(program, { input: `${input.join('\n')}\n`, maxBuffer: 2 ** 30, encoding: 'utf8' })
   const found = cases.map(() => new Map<string, Segment[]>())
   for (const line of output.trimEnd().split('\n')) {
-    const [number, worker, seq, group, lo, hi, whole, splits, firstWorker, entry] = line.split(' ').map(Number)
-    const segment = { worker, lo, hi, whole: whole === 1, splits, firstWorker, entry } as Segment
+    const [number, worker, seq, group, lo, hi, whole, index, count, splits, firstWorker, entry] = line
+      .split(' ')
+      .map(Number)
+    const segment = { worker, lo, hi, whole: whole === 1, index, count, splits, firstWorker, entry } as Segment
     const segments = found[number!]!
     const key = `${seq},${group}`
     segments.set(key, [...(segments.get(key) ?? []), segment])
@@ -102,7 +106,7 @@ function run(cases: readonly Case[]): Map<string, Segment[]>[] {
 }
 
 function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<string, readonly Segment[]>): void {
-  const { tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitBytes } = schedule
+  const { tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, workspace } = schedule
   const groupWorkers = workers / tilesPerGroup
   const blocksOf = lengths.map((tokens) => Math.ceil(tokens / 64))
   const groupsOf = queries.map((n) => Math.ceil((n * shape.hQ) / (tileRows * tilesPerGroup)))
@@ -119,6 +123,7 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
       expect(parts.every((part, i) => i === 0 || part.lo === parts[i - 1]!.hi)).toBe(true)
       expect(parts.every((part, i) => part.worker === parts[0]!.worker + i)).toBe(true)
       expect(parts.every((part) => part.whole === (parts.length === 1))).toBe(true)
+      expect(parts.every((part, i) => part.index === i && part.count === parts.length)).toBe(true)
       for (const { worker, lo, hi, whole } of parts) {
         const share = shares[worker]!
         share.blocks += hi - lo
@@ -131,9 +136,10 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
       entries.add(parts[0]!.entry)
     }
   }
-  for (const entry of entries) expect(entry >= 0 && entry < splitBytes / SPLIT_BYTES).toBe(true)
+  const places = schedule.combine ? workspace.splits / SPLIT_BYTES : groupWorkers
+  for (const entry of entries) expect(entry >= 0 && entry < places).toBe(true)
   expect(found.size).toBe(groupsOf.reduce((sum, n) => sum + n, 0))
-  // A slot for a part that starts a tile and one for a part that continues one is what each worker has.
+  // A slot for a part that starts a tile and one for a part that continues one is what each worker has; of those it hands over one.
   expect(shares.every(({ starts, continues }) => starts <= 1 && continues <= 1)).toBe(true)
   const equal = Math.max(Math.ceil(units / groupWorkers), minBlocks)
   expect(Math.max(...shares.map(({ blocks }) => blocks))).toBeLessThanOrEqual(equal + Math.floor(equal / 16))

@@ -21,50 +21,64 @@ function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'
   const shape = { ...base, ...overrides }
   const symbol = decodeSymbol(shape, target)
   const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
-  return { symbol, ...scheduleDecode(shape, entry, device) }
+  return scheduleDecode(shape, entry, device)
 }
 
 test.each([
-  [{ hQ: 64 }, ''],
-  [{ hQ: 16, sQ: 5 }, ''],
+  [{ hQ: 64 }, '_merge'],
+  [{ hQ: 16, sQ: 5 }, '_merge'],
   [{ pageSize: 1 }, '_gather'],
-  [{ pageSize: 16 }, ''],
-  [{ pageSize: 32 }, ''],
+  [{ pageSize: 16 }, '_merge'],
+  [{ pageSize: 32 }, '_merge'],
   [{ pageSize: 48 }, '_gather'],
-  [{ pageSize: 128 }, ''],
-  [{ kvRowStride: 584 }, ''],
-  [{ kvPageStride: 64 * 576 + 8 }, ''],
+  [{ pageSize: 128 }, '_merge'],
+  [{ kvRowStride: 584 }, '_merge'],
+  [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
+  [{ batch: 33, hQ: 16 }, '_merge'],
+  [{ batch: 32, hQ: 16 }, ''],
+  [{ batch: 17 }, '_merge'],
+  [{ batch: 16 }, ''],
+  [{ batch: 1, sQ: 300 }, '_merge'],
 ] as const)('%j runs mla_decode_bf16%s', (overrides, variant) => {
   expect(plan(overrides).symbol).toBe(`mla_decode_bf16${variant}`)
 })
 
-test('batch 128 of 128 heads: 66 pairs of blocks side by side, merged by worker', () => {
-  expect(plan()).toMatchObject({
+test('batch 128 of 128 heads: 66 pairs of blocks side by side, which merge their parts themselves', () => {
+  const found = plan()
+  expect(found).toMatchObject({
+    symbol: 'mla_decode_bf16_merge',
     tileRows: 64,
     workers: 132,
     tilesPerGroup: 2,
     splitByTile: false,
     decodeGrid: [132, 1],
-    combineSymbol: 'mla_combine_f16',
-    combineGrid: [66, 4, 1],
-    partialOutBytes: 2 * 132 * 64 * 512 * 2,
-    partialLseBytes: 2 * 132 * 64 * 8,
-    splitBytes: 66 * 32,
+    workspace: { partial_out: 132 * 33 * 256 * 16, partial_lse: 0, splits: 0, parts_ready: 132 * 4 },
+  })
+  expect(found.combine).toBeUndefined()
+})
+
+test('few tiles are merged by tile, a block for half a row; more of them, or ragged ones, by two blocks a multiprocessor', () => {
+  expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combine: { grid: [4, 16, 2] } })
+  const ragged = plan({ batch: 4, hQ: 16, totalQueries: 4 })
+  expect(ragged).toMatchObject({ splitByTile: false, combine: { grid: [132, 2, 1] } })
+  expect(plan({ batch: 32, hQ: 16 })).toMatchObject({ splitByTile: true, combine: { grid: [32, 8, 1] } }) // four parts each
+  const eight = plan({ batch: 8 })
+  expect(eight).toMatchObject({ splitByTile: true, combine: { symbol: 'mla_combine_f16', grid: [8, 33, 1] } })
+  expect(eight.workspace).toEqual({
+    partial_out: 2 * 132 * 64 * 512 * 2,
+    partial_lse: 2 * 132 * 64 * 8,
+    splits: 66 * 32,
+    parts_ready: 0,
   })
 })
 
-test('small batches are merged by tile, a block for half a row; larger ones by two blocks a multiprocessor', () => {
-  expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combineGrid: [4, 16, 2] })
-  expect(plan({ batch: 4, hQ: 16, totalQueries: 4 })).toMatchObject({ splitByTile: false, combineGrid: [132, 2, 1] })
-  expect(plan({ batch: 32, hQ: 16 })).toMatchObject({ splitByTile: true, combineGrid: [32, 8, 1] }) // four parts each
-  expect(plan({ batch: 8 })).toMatchObject({ splitByTile: true, combineGrid: [8, 33, 1] })
-})
-
-test('parts of more than 32 rows are kept in f16, by the Hopper kernel', () => {
+test('parts of more than 32 rows are kept for mla_combine in f16, by the Hopper kernel', () => {
   const lse = 2 * 132 * 64 * 8
-  expect(plan({ hQ: 33 })).toMatchObject({ combineSymbol: 'mla_combine_f16', partialOutBytes: lse * 128 })
-  expect(plan({ hQ: 16, sQ: 2 })).toMatchObject({ combineSymbol: 'mla_combine', partialOutBytes: lse * 256 })
-  expect(plan({ hQ: 128 }, 'compute_80').combineSymbol).toBe('mla_combine')
+  const f16 = plan({ batch: 8, hQ: 33 })
+  expect([f16.combine!.symbol, f16.workspace.partial_out]).toEqual(['mla_combine_f16', lse * 128])
+  const f32 = plan({ batch: 8, hQ: 16, sQ: 2 })
+  expect([f32.combine!.symbol, f32.workspace.partial_out]).toEqual(['mla_combine', lse * 256])
+  expect(plan({ hQ: 128 }, 'compute_80').combine!.symbol).toBe('mla_combine')
 })
 
 test('the portable kernel takes 16 rows a tile and two blocks a multiprocessor', () => {
@@ -103,17 +117,28 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(Number.isInteger(groupWorkers) && groupWorkers >= 1).toBe(true)
         // By tile only where every tile group has an entry of its own and the host knows how many there are.
         expect(found.splitByTile).toBe(!ragged && groups <= groupWorkers)
-        expect(found.combineGrid[0]).toBe(found.splitByTile ? groups : groupWorkers)
+        expect(found.symbol.endsWith('_merge')).toBe(found.combine === undefined)
+        if (!found.combine) {
+          // No more than about four parts a tile, were all of them equal.
+          expect(4 * groups).toBeGreaterThanOrEqual(groupWorkers)
+          expect(found.workspace.partial_out).toBe(found.workers * 33 * 256 * 16)
+          expect(found.workspace.parts_ready).toBe(found.workers * 4)
+          return
+        }
+        expect(found.combine.grid[0]).toBe(found.splitByTile ? groups : groupWorkers)
         // A block a row, or blocks that walk the rows: all of them at once, and never more than there are rows for.
-        const [entries, combineBlocks, z] = found.combineGrid
+        const [entries, combineBlocks, z] = found.combine.grid
         if (z === 2) expect(combineBlocks).toBe(groupRows)
         else expect(entries * combineBlocks).toBeLessThanOrEqual(Math.max(2 * multiprocessors, entries))
         expect(combineBlocks).toBeGreaterThanOrEqual(1)
         expect(combineBlocks).toBeLessThanOrEqual(groupRows)
-        expect(found.splitBytes).toBe(groupWorkers * SPLIT_BYTES)
-        const bytes = found.combineSymbol === 'mla_combine_f16' ? 2 : 4
-        expect(found.partialOutBytes).toBe(2 * found.workers * found.tileRows * 512 * bytes)
-        expect(found.partialLseBytes).toBe(2 * found.workers * found.tileRows * 8)
+        const bytes = found.combine.symbol === 'mla_combine_f16' ? 2 : 4
+        expect(found.workspace).toEqual({
+          partial_out: 2 * found.workers * found.tileRows * 512 * bytes,
+          partial_lse: 2 * found.workers * found.tileRows * 8,
+          splits: groupWorkers * SPLIT_BYTES,
+          parts_ready: 0,
+        })
       },
     ),
   )

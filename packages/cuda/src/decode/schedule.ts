@@ -6,6 +6,10 @@ import { SPLIT_BYTES } from '../kernels/params'
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
+/** The decode kernel merges split tiles itself where there are no more than about so many parts a tile. */
+const MERGED_PARTS = 4
+/** Bytes of a part that a block hands over to another: 33 words of 16 bytes for each of 256 threads. */
+const PART_BYTES = 33 * 256 * 16
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -58,7 +62,7 @@ export function checkShape(shape: DecodeShape): void {
     )
 }
 
-/** Symbol of the decode kernel for a shape. */
+/** Symbol of the decode kernel for a shape, before `scheduleDecode` chooses who merges. */
 export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']): string {
   const { dtype, pageSize } = shape
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
@@ -67,6 +71,8 @@ export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']):
 }
 
 export interface DecodeSchedule {
+  /** Symbol of the decode kernel. */
+  readonly symbol: string
   readonly workers: number
   readonly tilesPerGroup: number
   readonly tileRows: number
@@ -74,12 +80,13 @@ export interface DecodeSchedule {
   readonly tileOverhead: number
   readonly splitByTile: boolean
   readonly decodeGrid: readonly [number, number]
-  /** Symbol of the kernel that merges the parts of split tiles. */
-  readonly combineSymbol: 'mla_combine' | 'mla_combine_f16'
-  readonly combineGrid: readonly [number, number, number]
-  readonly partialOutBytes: number
-  readonly partialLseBytes: number
-  readonly splitBytes: number
+  /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
+  readonly combine?: {
+    readonly symbol: 'mla_combine' | 'mla_combine_f16'
+    readonly grid: readonly [number, number, number]
+  }
+  /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
+  readonly workspace: Readonly<Record<'partial_out' | 'partial_lse' | 'splits' | 'parts_ready', number>>
 }
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
@@ -94,6 +101,19 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const groups = shape.batch * Math.ceil(tiles / tilesPerGroup)
   const groupWorkers = workers / tilesPerGroup
   const splitByTile = shape.totalQueries === undefined && groups <= groupWorkers
+  const grids = {
+    workers,
+    tilesPerGroup,
+    tileRows,
+    minBlocks: portable ? 1 : 2,
+    tileOverhead: portable ? 1 : 2,
+    splitByTile,
+    decodeGrid: [workers * entry.cluster, 1],
+  } as const
+  if (!portable && !entry.symbol.endsWith('_gather') && MERGED_PARTS * groups >= groupWorkers) {
+    const workspace = { partial_out: workers * PART_BYTES, partial_lse: 0, splits: 0, parts_ready: workers * 4 }
+    return { ...grids, symbol: `${entry.symbol}_merge`, workspace }
+  }
   const entries = splitByTile ? groups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   // Little to merge, in many parts each: threads share the parts too.
@@ -102,17 +122,17 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const combineBlocks = Math.max(Math.min(groupRows, Math.floor((2 * device.multiprocessors) / entries)), 1)
   const halves = !portable && rows > 32
   return {
-    workers,
-    tilesPerGroup,
-    tileRows,
-    minBlocks: portable ? 1 : 2,
-    tileOverhead: portable ? 1 : 2,
-    splitByTile,
-    decodeGrid: [workers * entry.cluster, 1],
-    combineSymbol: halves ? 'mla_combine_f16' : 'mla_combine',
-    combineGrid: narrow ? [entries, groupRows, 2] : [entries, combineBlocks, 1],
-    partialOutBytes: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
-    partialLseBytes: 2 * workers * tileRows * 8,
-    splitBytes: groupWorkers * SPLIT_BYTES,
+    ...grids,
+    symbol: entry.symbol,
+    combine: {
+      symbol: halves ? 'mla_combine_f16' : 'mla_combine',
+      grid: narrow ? [entries, groupRows, 2] : [entries, combineBlocks, 1],
+    },
+    workspace: {
+      partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
+      partial_lse: 2 * workers * tileRows * 8,
+      splits: groupWorkers * SPLIT_BYTES,
+      parts_ready: 0,
+    },
   }
 }

@@ -35,6 +35,7 @@ export const MlaDecodeParams = new Struct('MlaDecodeParams', {
   tile_rows: 'i32',
   split_by_tile: 'i32',
   splits: 'ptr',
+  parts_ready: 'ptr',
 })
 
 export const MlaAppendParams = new Struct('MlaAppendParams', {
