@@ -189,7 +189,12 @@ struct Consumer {
     q_parity ^= 1;
   }
 
-  // One segment of one row tile: leaves O (not normalized), the maximum m and this warpgroup's share l of the sum.
+  // The warpgroup's half of a segment's last block, and its release.
+  __device__ __forceinline__ uint32_t last_half(const Segment& seg) { return ptx::smem_address(sh.kv[(seg.hi - seg.lo - 1) & 1][wg * 4]); }
+  __device__ __forceinline__ void release_last(const Segment& seg) { release(sh.empty[(seg.hi - seg.lo - 1) & 1][wg == 0 ? kLeft : kRight]); }
+
+  // One segment of one row tile: leaves O (not normalized), the maximum m and this warpgroup's share l of the sum. Its half of the last
+  // block is not freed yet: see release_last.
   __device__ __forceinline__ void run(const Segment& seg, const Rows& rows, float (&o)[128], float (&m)[2], float (&l)[2]) {
     using namespace ptx;
     const float scale_log2 = p.softmax_scale * kLog2E;
@@ -231,7 +236,7 @@ struct Consumer {
         pin(o);
         if (pending) release(sh.empty[1][kLeft]);
       };
-      auto even_block = [&](int j, int first_token) {
+      auto even_block = [&](int j, int first_token, bool last) {
         wgmma_wait<0>();
         pin(s);
         if (j == 0 && threadIdx.x == 0) trace_segment(segment, kTraceScores);
@@ -248,14 +253,14 @@ struct Consumer {
         wgmma_wait<0>();
         pin(o);
         if (j == 0 && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
-        release(sh.empty[0][kLeft]);
+        if (!last) release(sh.empty[0][kLeft]);
       };
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
         scores();
         if (j > 0) bar_arrive(kP1Free, 256);
-        even_block(j, first_token);
+        even_block(j, first_token, false);
         bar_sync(kP1Ready, 256);
         take(sh.m1, sh.s1, m, scale);
         wait_half(1, 0, parity[1]);
@@ -269,11 +274,10 @@ struct Consumer {
       }
       if (odd) {
         scores();
-        even_block(pairs, (seg.lo + 2 * pairs) * kBlockTokens);
+        even_block(pairs, (seg.lo + 2 * pairs) * kBlockTokens, true);
       } else {
         wgmma_wait<0>();
         pin(o);
-        release(sh.empty[1][kLeft]);
       }
     } else {
       auto even_block = [&](int first_token) {
@@ -310,13 +314,12 @@ struct Consumer {
         parity[1] ^= 1;
         wgmma_wait<0>();
         pin(o);
-        release(sh.empty[1][kRight]);
+        if (j + 1 < pairs || odd) release(sh.empty[1][kRight]);
       }
       if (odd) {
         even_block((seg.lo + 2 * pairs) * kBlockTokens);
         wgmma_wait<0>();
         pin(o);
-        release(sh.empty[0][kRight]);
       }
     }
     // Q and P are read for the last time.

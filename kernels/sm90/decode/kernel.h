@@ -62,26 +62,24 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (!note.any) break;
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceFound);
     const int first_row = (seg.group * p.tiles_per_group + worker.member) * kRows;
-    float o[128], m[2], l[2];
     if (seg.shape.blocks == 0) {
       consumer.wait_queries();
       consumer.release(sh.q_empty);
-#pragma unroll
-      for (int i = 0; i < 128; ++i) o[i] = 0.f;
-      m[0] = m[1] = -INFINITY;
-      l[0] = l[1] = 0.f;
-    } else {
-      const int row0 = first_row + ((threadIdx.x >> 5) & 3) * 16 + (lane >> 2);
-      const int before = seg.shape.seq_len - seg.shape.s_q + 1;
-      Rows rows;
-      rows.limit[0] = before + int(unsigned(row0) / unsigned(p.h_q));
-      rows.limit[1] = before + int(unsigned(row0 + 8) / unsigned(p.h_q));
-      // Rows of the tile that are past the last query are masked like it.
-      rows.limit[0] = min(rows.limit[0], seg.shape.seq_len);
-      rows.limit[1] = min(rows.limit[1], seg.shape.seq_len);
-      rows.least = min(before + int(unsigned(first_row) / unsigned(p.h_q)), seg.shape.seq_len);
-      consumer.run(seg, rows, o, m, l);
+      if (!kMerges && !more) asm volatile("griddepcontrol.launch_dependents;");
+      write_empty(p, seg, wg, first_row);
+      continue;
     }
+    const int row0 = first_row + ((threadIdx.x >> 5) & 3) * 16 + (lane >> 2);
+    const int before = seg.shape.seq_len - seg.shape.s_q + 1;
+    Rows rows;
+    rows.limit[0] = before + int(unsigned(row0) / unsigned(p.h_q));
+    rows.limit[1] = before + int(unsigned(row0 + 8) / unsigned(p.h_q));
+    // Rows of the tile that are past the last query are masked like it.
+    rows.limit[0] = min(rows.limit[0], seg.shape.seq_len);
+    rows.limit[1] = min(rows.limit[1], seg.shape.seq_len);
+    rows.least = min(before + int(unsigned(first_row) / unsigned(p.h_q)), seg.shape.seq_len);
+    float o[128], m[2], l[2];
+    consumer.run(seg, rows, o, m, l);
     // Launched earlier, the combine kernel's blocks would crowd on the processors that are done first.
     if (!kMerges && !more) asm volatile("griddepcontrol.launch_dependents;");
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
@@ -89,14 +87,18 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (kMerges && !whole) {
       const PartPlace place = place_of(sh.at, seg, worker.group);
       const bool live = first_row + int((threadIdx.x >> 5) & 3) * 16 < seg.shape.s_q * p.h_q;
+      whole = place.index == 0;
+      if (!whole) consumer.release_last(seg);
 #pragma unroll 1
       for (int step = 1; (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts; step *= 2) {
         take_in(p, worker.index + step * p.tiles_per_group, kBothConsumers, live, o, m, l);
       }
-      whole = place.index == 0;
       if (!whole) hand_over(p, worker.index, kBothConsumers, live, o, m, l);
     }
-    if (whole || !kMerges) write_segment(p, sh, seg, whole, wg, worker.index, first_row, o, m, l);
+    if (whole || !kMerges) {
+      if (write_segment(p, sh, seg, whole, wg, worker.index, first_row, consumer.last_half(seg), o, m, l)) fence_proxy_async();
+      consumer.release_last(seg);
+    }
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
   }
   if (threadIdx.x == 0) {

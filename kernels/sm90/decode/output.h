@@ -3,47 +3,46 @@
 // 1. The warpgroups add their shares of the row sums; for a part they also find each row's largest value.
 // 2. A part of many rows goes out in f16, each row scaled by a power of two so that its largest value is in [2^14, 2^15): half of the
 //    bytes of f32, and 2^-12 of that value as the error. The factor that takes the scale back goes beside the row's log-sum-exp.
-// 3. A warp's accumulators hold two neighbouring columns a lane; four lanes trade them for eight, so that a store fills whole sectors.
+// 3. Rows of 16-bit values are turned in shared memory, where the warpgroup's half of the last KV block was, so that a store fills whole
+//    lines. This code runs once a tile, and fetching it is what it costs: little of it and not the fewest cycles is the aim.
 #pragma once
 #include "config.h"
 
 namespace flashmla::decode {
 
-// Four lanes with words v[0..3] each; afterwards lane i of them has word i of all four, in lane order.
-__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
+// A warp's 16 rows of 256 columns into 8 KiB of shared memory, times the factors of the thread's two rows.
+template <bool kBf16>
+__device__ __forceinline__ void stage_rows(uint32_t area, const float (&factor)[2], const float (&o)[128], int lane) {
+  const int row = lane & 15;
 #pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? v[i] : v[i + 1], 1);
-    (odd ? v[i] : v[i + 1]) = got;
-  }
+  for (int i = 0; i < 16; ++i) {
+    uint32_t v[4];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i + 2], 2);
-    (high ? v[i] : v[i + 2]) = got;
+    for (int k = 0; k < 4; ++k) {
+      const float lo = o[i * 8 + k * 2] * factor[k & 1], hi = o[i * 8 + k * 2 + 1] * factor[k & 1];
+      v[k] = kBf16 ? Bf16::pack(lo, hi) : F16::pack(lo, hi);
+    }
+    const int chunk = i * 2 + (lane >> 4);
+    ptx::stmatrix_x4(area + row * 512 + ((chunk ^ (row & 7)) << 4), v);
   }
 }
 
-// This warpgroup's 256 columns of the two rows r = 0, 1 of each lane, times their factors.
-__device__ __forceinline__ void store_rows(uint16_t* (&base)[2], const bool (&live)[2], const float (&factor)[2], bool bf16,
-                                           const float (&o)[128], int lane) {
+// From there to memory, `rows` of them; `base` is the first row's first column.
+__device__ __forceinline__ void store_staged(uint32_t area, uint16_t* base, int rows, int lane) {
+  __syncwarp();
+#pragma unroll 1
+  for (int first = 0; first < rows; first += 4) {
+    uint4 v[4];
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+    for (int u = 0; u < 4; ++u) v[u] = ptx::load_shared16(area + (first + u) * 512 + ((lane ^ ((first + u) & 7)) << 4));
 #pragma unroll
-    for (int j = 0; j < 32; j += 4) {
-      uint32_t v[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float lo = o[(j + i) * 4 + r * 2] * factor[r], hi = o[(j + i) * 4 + r * 2 + 1] * factor[r];
-        v[i] = bf16 ? Bf16::pack(lo, hi) : F16::pack(lo, hi);
-      }
-      transpose_quad(v, lane);
-      if (live[r]) *reinterpret_cast<uint4*>(base[r] + j * 8 + (lane & 3) * 8) = make_uint4(v[0], v[1], v[2], v[3]);
+    for (int u = 0; u < 4; ++u) {
+      if (first + u < rows) *reinterpret_cast<uint4*>(base + (first + u) * kValueWidth + lane * 8) = v[u];
     }
   }
 }
 
-// The same in f32, in little code: two columns a lane as they are. Trading them first took 6500 cycles for 16 rows instead of 2650.
+// This warpgroup's 256 columns of the two rows r = 0, 1 of each lane in f32, times their factors: two columns a lane as they are.
 __device__ __forceinline__ void store_rows(float* (&base)[2], const bool (&live)[2], const float (&factor)[2], const float (&o)[128],
                                            int lane) {
 #pragma unroll
@@ -57,10 +56,22 @@ __device__ __forceinline__ void store_rows(float* (&base)[2], const bool (&live)
   }
 }
 
+// The rows of a sequence without tokens: zeros, and minus infinity.
+__device__ __forceinline__ void write_empty(const MlaDecodeParams& p, const Segment& seg, int wg, int first_row) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, words = p.out_dtype == FLASHMLA_F32 ? 128 : 64;
+  const int rows = min(seg.shape.s_q * p.h_q - first_row, kRows);
+  const int64_t out_row = int64_t(seg.shape.query_start) * p.h_q + first_row;
+  uint4* out = static_cast<uint4*>(p.out) + out_row * words;
+#pragma unroll 1
+  for (int i = (wg * 4 + warp) * 32 + lane; i < rows * words; i += 256) out[i] = make_uint4(0, 0, 0, 0);
+  if (threadIdx.x < rows) p.lse[out_row + threadIdx.x] = -INFINITY;
+}
+
 // Writes a segment's rows, of a whole tile or of a part: O (not normalized), the maximum m and this warpgroup's share l of the sum of
-// each row.
-__device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg,
-                                              int worker, int first_row, const float (&o)[128], const float (&m)[2], float (&l)[2]) {
+// each row. `staging`: 32 KiB of shared memory of this warpgroup. Whether it was used.
+__device__ __forceinline__ bool write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg,
+                                              int worker, int first_row, uint32_t staging, const float (&o)[128], const float (&m)[2],
+                                              float (&l)[2]) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
   const bool halves = !whole && parts_in_halves(p);
   float top[2] = {0.f, 0.f};
@@ -115,16 +126,24 @@ __device__ __forceinline__ void write_segment(const MlaDecodeParams& p, SharedSt
       if (live[r] && writes_lse) p.partial_lse[row_of[r]] = make_float2(lse2, back);
     }
   }
-  if (!__any_sync(0xffffffffu, live[0])) return;  // rows of a warp are live from the first on
+  const int rows = min(seg.shape.s_q * p.h_q - first_row - warp * 16, 16);  // of this warp
+  if (rows <= 0) return false;
   if (whole ? p.out_dtype == FLASHMLA_F32 : !halves) {
     float* out = static_cast<float*>(whole ? p.out : p.partial_out) + wg * 256;
     float* base[2] = {out + row_of[0] * kValueWidth, out + row_of[1] * kValueWidth};
     store_rows(base, live, factor, o, lane);
-  } else {
-    uint16_t* out = static_cast<uint16_t*>(whole ? p.out : p.partial_out) + wg * 256;
-    uint16_t* base[2] = {out + row_of[0] * kValueWidth, out + row_of[1] * kValueWidth};
-    store_rows(base, live, factor, whole && p.out_dtype == FLASHMLA_BF16, o, lane);
+    return false;
   }
+  const uint32_t area = staging + warp * 8192;
+  if (whole && p.out_dtype == FLASHMLA_BF16) {
+    stage_rows<true>(area, factor, o, lane);
+  } else {
+    stage_rows<false>(area, factor, o, lane);
+  }
+  const int64_t first = whole ? int64_t(seg.shape.query_start) * p.h_q + first_row + warp * 16
+                              : int64_t(partial_slot(worker, seg.lo == 0)) * kRows + warp * 16;
+  store_staged(area, static_cast<uint16_t*>(whole ? p.out : p.partial_out) + first * kValueWidth + wg * 256, rows, lane);
+  return true;
 }
 
 }  // namespace flashmla::decode
