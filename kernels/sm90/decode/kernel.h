@@ -12,6 +12,14 @@
 
 namespace flashmla::decode {
 
+// The same for all lanes, and known to the compiler to be: else it does the arithmetic of matrix descriptors in each lane.
+__device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
+__device__ __forceinline__ Segment uniform(const Segment& seg) {
+  const SequenceShape& s = seg.shape;
+  return Segment{{uniform(s.query_start), uniform(s.s_q), uniform(s.seq_len), uniform(s.blocks), uniform(s.groups)},
+                 uniform(seg.seq), uniform(seg.group), uniform(seg.lo), uniform(seg.hi), uniform(seg.group_start)};
+}
+
 template <typename T, bool kGather, bool kMerges>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
@@ -57,9 +65,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   Consumer<T> consumer(p, sh, wg);
   for (bool more = true; more; ++consumer.segment) {
     const Note& note = consumer.next_note();
-    const Segment seg = note.seg;
-    more = note.more != 0;
-    if (!note.any) break;
+    const Segment seg = uniform(note.seg);
+    more = uniform(note.more) != 0;
+    if (uniform(note.any) == 0) break;
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceFound);
     const int first_row = (seg.group * p.tiles_per_group + worker.member) * kRows;
     if (seg.shape.blocks == 0) {
@@ -85,8 +93,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
     bool whole = seg.whole();
     if (kMerges && !whole) {
-      const PartPlace place = place_of(sh.at, seg, worker.group);
-      const bool live = first_row + int((threadIdx.x >> 5) & 3) * 16 < seg.shape.s_q * p.h_q;
+      const PartPlace found = place_of(sh.at, seg, worker.group), place = {uniform(found.index), uniform(found.parts)};
+      const bool live = first_row + (warp & 3) * 16 < seg.shape.s_q * p.h_q;
       whole = place.index == 0;
       if (!whole) consumer.release_last(seg);
 #pragma unroll 1

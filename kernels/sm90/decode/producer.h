@@ -112,7 +112,7 @@ __device__ __forceinline__ void announce(const MlaDecodeParams& p, SharedStorage
   const Note& note = sh.note[number & 1];
   mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
   const uint32_t bar = smem_address(&sh.q_full);
-  mbarrier_wait(smem_address(&sh.q_empty), (number & 1) ^ 1);
+  while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
   if (note.any && note.seg.shape.blocks > 0) {
     const Worker worker(p);
     const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * kRows;
