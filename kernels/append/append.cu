@@ -94,9 +94,20 @@ __device__ __forceinline__ void append(const MlaAppendParams& p) {
 
 }  // namespace flashmla
 
-extern "C" __global__ void __launch_bounds__(128) mla_append(const __grid_constant__ MlaAppendParams p) { flashmla::append(p); }
+// A decode after it may start: it waits for this kernel's end before it uses anything that it writes.
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(128) mla_append(const __grid_constant__ MlaAppendParams p) {
+  launch_dependents();
+  flashmla::append(p);
+}
 
 extern "C" __global__ void __launch_bounds__(256) mla_cast(const __grid_constant__ MlaCastParams p) {
+  launch_dependents();
   const int64_t at = (int64_t(blockIdx.x) * 256 + threadIdx.x) * 4;
   if (at >= p.n) return;
   const float4 v = *reinterpret_cast<const float4*>(p.source + at);

@@ -46,8 +46,10 @@ struct MlaDecodeParams {
   int32_t split_by_tile;       // 140 1: splits[i] is tile group i of the batch; 0: what starts in group worker i
   MlaSplit* splits;            // 144 [workers / tiles_per_group]
   uint32_t* parts_ready;       // 152 [blocks in the grid] 0 between launches: the decode kernel merges parts itself; null: mla_combine does
+  int32_t num_blocks;          // 160 pages of the cache
+  int32_t reserved;            // 164 0
 };
-static_assert(sizeof(MlaDecodeParams) == 160, "mirrored on the host");
+static_assert(sizeof(MlaDecodeParams) == 168, "mirrored on the host");
 
 // mla_append_*: latent row -> (norm) -> (rotary) -> cache slot. One block of 128 threads a row, grid n.
 struct MlaAppendParams {

@@ -20,6 +20,7 @@ constexpr int kRopeTile = kTiles - 1;
 constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
 constexpr int kKnownLengths = 128;             // of a batch up to so many sequences, kept in shared memory
 constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
+constexpr int kConsumerThreads = 256;
 constexpr int kConsumerRegisters = 240;
 constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
 
@@ -39,7 +40,7 @@ __host__ __device__ constexpr int region_first_unit(int region) { return region 
 __host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : kHalfUnits; }
 
 // Named barriers (0 is __syncthreads).
-enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1 };
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed };
 
 // A segment of the block's work, written by the clerk.
 struct Note {

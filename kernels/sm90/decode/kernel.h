@@ -42,6 +42,10 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     prefetch_map(map_kv);
     prefetch_map(map_tile);
   }
+  if (kMerges && threadIdx.x < kConsumerThreads && guesses(p)) {
+    bar_sync(kGuessed, kConsumerThreads + 32);
+    prefetch_guessed(p, sh);
+  }
   __syncthreads();
 
   // Nothing that comes before the kernel has written is used, and nothing overwritten, before the clerk has seen it

@@ -48,6 +48,9 @@ __device__ __forceinline__ void wait_for_precedent() {
   if ((threadIdx.x & 31) == 0) trace(kTracePrecedent);
 }
 
+// Whether a block guesses its first segment from lengths that may still be written: see find_place.
+__device__ __forceinline__ bool guesses(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
+
 // Finds the worker's place on the line and its first segment, by one warp. A launch may overlap the end of what comes before, which may
 // still write the lengths: the place is worked out from the lengths as they are, and again if they are others when that has ended.
 // Where overlap is likely, most of it is out of the way by then.
@@ -58,7 +61,7 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, SharedStora
   Shapes shapes(p, kRows);
   LinePosition at;
   Note note;
-  bool early = kOverlaps && p.query_start == nullptr && p.batch <= kKnownLengths;
+  bool early = kOverlaps && guesses(p);
   if (early) {
     shapes.seq_lens = sh.seq_lens;
 #pragma unroll
@@ -82,6 +85,7 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, SharedStora
       sh.known = early;
     }
     if (!early) break;
+    ptx::bar_arrive(kGuessed, kConsumerThreads + 32);
     wait_for_precedent();
     bool same = true;
 #pragma unroll
@@ -104,6 +108,33 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const SharedS
   if (note.any && note.seg.lo == 0 && (p.split_by_tile || !note.seg.whole())) {
     p.splits[split_index(p, Shapes(p, kRows), note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
   }
+}
+
+// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
+// A guess may be wrong, and ids be anything: nothing outside the tensors is touched.
+__device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const SharedStorage& sh) {
+  const Note& note = sh.note[0];
+  const Segment& seg = note.seg;
+  if (!note.any || seg.shape.blocks == 0) return;
+  const int thread = threadIdx.x, member = Worker(p).member;
+  const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
+  {
+    // Four threads a row.
+    const int row = (seg.group * p.tiles_per_group + member) * kRows + (thread >> 2);
+    const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
+    if (row < seg.shape.s_q * p.h_q) {
+      for (int line = thread & 3; line < kWidth * 2 / 128; line += 4) prefetch(q + line * 128);
+    }
+  }
+  // Two threads a token; of blocks side by side the first two take a KV block each.
+  const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
+  if (p.tiles_per_group > 1 && block != member) return;
+  const int page = unsigned(token) / unsigned(p.page_size);
+  if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
+  const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
+  if (id < 0 || id >= p.num_blocks) return;
+  const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+  for (int line = thread & 1; line < kWidth * 2 / 128; line += 2) prefetch(kv + line * 128);
 }
 
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.

@@ -17,7 +17,7 @@ const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 
 function setUp(device = H100) {
   const api = new FakeDriver([device])
   api.parameterBytes = (symbol) =>
-    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [160] : [160, 128, 128, 128]
+    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [168] : [168, 128, 128, 128]
   const context = new Context({ device: 0, driver: new Driver({ api }) })
   const stream = new Stream(context)
   return { api, context, stream, library: new KernelLibrary(context) }
@@ -57,6 +57,7 @@ test('a decode launches the kernel of its shape, then the combine, with the para
   expect(view.getFloat32(at('softmax_scale'), true)).toBe(0.5)
   expect(view.getInt32(at('workers'), true)).toBe(132)
   expect(view.getInt32(at('split_by_tile'), true)).toBe(1)
+  expect(view.getInt32(at('num_blocks'), true)).toBe(8)
   expect(second!.parameters[0]).toEqual(first!.parameters[0])
   const maps = api.called('cuTensorMapEncodeTiled')
   expect(maps.length).toBe(3)

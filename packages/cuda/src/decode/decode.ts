@@ -100,6 +100,8 @@ export class DecodePlan extends Resource {
       kv_page_stride: kvPageStride,
       kv_row_stride: kvRowStride,
       softmax_scale: 0,
+      num_blocks: 0,
+      reserved: 0,
       batch: shape.batch,
       s_q: shape.sQ,
       h_q: shape.hQ,
@@ -157,6 +159,7 @@ export class DecodePlan extends Resource {
       lse: lse.address,
       block_table_stride: tensors.blockTableStride,
       softmax_scale: tensors.scale,
+      num_blocks: tensors.numBlocks,
     })
     this.#bound = tensors
   }

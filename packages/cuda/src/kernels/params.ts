@@ -36,6 +36,8 @@ export const MlaDecodeParams = new Struct('MlaDecodeParams', {
   split_by_tile: 'i32',
   splits: 'ptr',
   parts_ready: 'ptr',
+  num_blocks: 'i32',
+  reserved: 'i32',
 })
 
 export const MlaAppendParams = new Struct('MlaAppendParams', {
