@@ -30,10 +30,18 @@ def cases(quick):
     yield dict(lengths=[500, 3, 64], s_q=1, h_q=16, dtype=FP, page=1, out_dtype=torch.float32)
     yield dict(lengths=[2, 1, 5], s_q=4, h_q=16)
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], out_dtype=torch.float32)
+    # Parts merged by the decode kernel itself, where a tile has many of them too.
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128, merge=True)
+    yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=126, merge=True)
+    yield dict(lengths=[4641, 45118, 1730, 1696], s_q=4, h_q=16, merge=True)
+    yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, merge=True)
+    yield dict(lengths=[500, 3000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, merge=True)
+    yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], merge=True)
     if quick:
         return
     for h_q, s_q in itertools.product((1, 3, 9, 16, 63, 64, 126, 128), (1, 2, 4)):
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q)
+        yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, merge=True)
     yield dict(lengths=[131072], s_q=1, h_q=128)
     yield dict(lengths=[131072, 7], s_q=1, h_q=16)
     yield dict(lengths=[131071], s_q=4, h_q=126, page=16)
@@ -56,7 +64,8 @@ def run(case, portable):
     q, kv, table, lens = oracle.make_inputs(lengths, s_q, h_q, case.get('page', 64), dtype, seed=len(lengths) + h_q)
     q = q[:starts[-1]].contiguous()
     scale = case.get('scale', SCALE)
-    call = Decode(q, kv, table, lens, s_q, scale, query_start, case.get('out_dtype'), portable=portable, variant=case.get('variant'))
+    tune = {'merge': True} if case.get('merge') and not portable else {}
+    call = Decode(q, kv, table, lens, s_q, scale, query_start, case.get('out_dtype'), portable=portable, **tune)
     call()
     torch.cuda.synchronize()
     first = call.out.clone()

@@ -133,7 +133,8 @@ class Decode:
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles, group, workers, groups = plan(tile_rows, sms * 2 if portable else sms)
         # Few parts a tile: the decode kernel merges them itself.
-        merges = not portable and variant == 'tensor' and tune.get('merge', 4 * groups >= workers // group)
+        few = (9 if rows <= 32 else 5 if rows <= 64 else 2.5) * groups >= workers // group
+        merges = not portable and variant == 'tensor' and tune.get('merge', few)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')

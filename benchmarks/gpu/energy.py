@@ -1,0 +1,74 @@
+"""Energy of a decode at the card's power limit: ours and, with PEERS, FlashMLA and FlashAttention-3, two seconds of replays each.
+
+Where the card is at its limit a call takes its energy divided by that power, whatever its clock could be. SHAPES as in time_decode.
+"""
+import ctypes as C
+import os
+import sys
+import time
+
+import torch
+
+from time_decode import SHAPES, label
+from turns import captured
+
+nvml = C.CDLL('libnvidia-ml.so.1')
+
+
+class Card:
+    def __init__(self):
+        self.handle = C.c_void_p()
+        for name, *args in (('nvmlInit_v2',), ('nvmlDeviceGetHandleByIndex_v2', 0, C.byref(self.handle))):
+            if getattr(nvml, name)(*args):
+                sys.exit(f'{name} failed: no energy counter here')
+
+    def millijoules(self):
+        value = C.c_ulonglong()
+        nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle, C.byref(value))
+        return value.value
+
+    def megahertz(self):
+        value = C.c_uint()
+        nvml.nvmlDeviceGetClockInfo(self.handle, 1, C.byref(value))
+        return value.value
+
+
+def spent(card, calls, seconds=2.0):
+    """Microseconds and millijoules a call, watts, and the clock at the end."""
+    graph = captured(calls)
+    start, energy, replays = time.time(), card.millijoules(), 0
+    while time.time() - start < seconds:
+        for _ in range(20):
+            graph.replay()
+        torch.cuda.synchronize()
+        replays += 20
+    clock, elapsed, energy = card.megahertz(), time.time() - start, card.millijoules() - energy
+    count = replays * len(calls)
+    return elapsed * 1e6 / count, energy / count, energy / 1e3 / elapsed, clock
+
+
+if __name__ == '__main__':
+    card = Card()
+    wanted = os.environ.get('SHAPES', '3,5,6,7')
+    print('| b x s_q x h_q, length | kernel | us | mJ | W | MHz |\n|---|---|---|---|---|---|', flush=True)
+    for shape in [SHAPES[int(i)] for i in wanted.split(',')]:
+        if os.environ.get('PEERS'):
+            from side_by_side import contenders_for
+
+            names, contenders = ('ours', 'FlashMLA', 'FlashAttention-3'), contenders_for(shape)[0]
+        else:
+            from driver import Decode
+            from time_decode import inputs_for
+
+            inputs, _, launches = inputs_for(shape)
+            decodes = [Decode(*x, shape[1], 576**-0.5) for x in inputs]
+            names, contenders = ('ours',), [[decodes[i % len(decodes)] for i in range(launches)]]
+        for name, calls in zip(names, contenders):
+            us, mj, watts, mhz = spent(card, calls)
+            print(f'| {label(shape)} | {name} | {us:.1f} | {mj:.1f} | {watts:.0f} | {mhz} |', flush=True)
+        del contenders
+        torch.cuda.empty_cache()
+    a = torch.randn(8192, 8192, device='cuda').bfloat16()
+    b = torch.randn(8192, 8192, device='cuda').bfloat16()
+    us, mj, watts, mhz = spent(card, [lambda: a @ b] * 4)
+    print(f'| matrix product 8192^3 | cuBLAS | {us:.1f} | {mj:.1f} | {watts:.0f} | {mhz} |')
