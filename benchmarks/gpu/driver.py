@@ -133,7 +133,8 @@ class Decode:
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles, group, workers, groups = plan(tile_rows, sms * 2 if portable else sms)
         # Few parts a tile: the decode kernel merges them itself.
-        few = (9 if rows <= 32 else 5 if rows <= 64 else 2.5) * groups >= workers // group
+        most = 2.5 if query_start is not None or rows > 64 else 4 if rows > 32 else 9
+        few = most * groups >= workers // group
         merges = not portable and variant == 'tensor' and tune.get('merge', few)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else ''

@@ -6,8 +6,15 @@ import { SPLIT_BYTES } from '../kernels/params'
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
-/** The decode kernel merges split tiles itself where there are no more than about so many parts a tile, by rows: as measured. */
-const mergedParts = (rows: number) => (rows <= 32 ? 9 : rows <= 64 ? 5 : 2.5)
+/**
+ * The decode kernel merges split tiles itself where there are no more than about so many parts a tile: as measured. Ragged queries leave
+ * less to gain, since their kernel does not start before what comes before it has ended.
+ */
+function mergedParts(rows: number, ragged: boolean): number {
+  if (ragged || rows > 64) return 2.5
+  return rows > 32 ? 4 : 9
+}
+
 /** Bytes of a part that a block hands over to another: 33 words of 16 bytes for each of 256 threads. */
 const PART_BYTES = 33 * 256 * 16
 
@@ -110,7 +117,11 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     splitByTile,
     decodeGrid: [workers * entry.cluster, 1],
   } as const
-  if (!portable && !entry.symbol.endsWith('_gather') && mergedParts(rows) * groups >= groupWorkers) {
+  if (
+    !portable &&
+    !entry.symbol.endsWith('_gather') &&
+    mergedParts(rows, shape.totalQueries !== undefined) * groups >= groupWorkers
+  ) {
     const workspace = { partial_out: workers * PART_BYTES, partial_lse: 0, splits: 0, parts_ready: workers * 4 }
     return { ...grids, symbol: `${entry.symbol}_merge`, workspace }
   }
