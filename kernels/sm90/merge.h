@@ -13,7 +13,7 @@
 
 namespace flashmla {
 
-constexpr int kPartWords = 33;      // 16-byte words of a thread
+constexpr int kPartWords = 33;  // 16-byte words of a thread
 constexpr int kPartThreads = 256;
 
 __device__ __forceinline__ float4* part_of(const MlaDecodeParams& p, int block) {
@@ -36,6 +36,7 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, i
   }
 }
 
+// Adds the part of another block to this one's, when it is there. The same threads.
 __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, int barrier, bool live, float (&o)[128], float (&m)[2],
                                         float (&l)[2]) {
   if (threadIdx.x == 0) {

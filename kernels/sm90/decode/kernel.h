@@ -1,7 +1,7 @@
-// Split-KV MLA decode for Hopper: persistent blocks, two consumer warpgroups and a producer.
+// Split-KV MLA decode for Hopper: persistent blocks, two consumer warpgroups and one that loads.
 //
-// 1. The clerk finds this block's place on the line of work from the lengths (common/schedule.h) and notes its segments; it and the
-//    producer stream their Q and KV (producer.h), the consumers work on them (consumer.h).
+// 1. The clerk, a warp, finds this block's place on the line of work from the lengths (common/schedule.h), notes its segments and loads
+//    their queries; the producer streams their KV (producer.h), the consumers work on them (consumer.h).
 // 2. After a segment its rows are written (output.h): a tile that no other worker shares to the output. Parts of a tile are merged by
 //    the blocks that made them (merge.h), or go to the partial buffers for mla_combine where a tile has many of them.
 #pragma once
@@ -29,7 +29,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     trace(kTraceStartNs);
     trace(kTraceStart);
   }
-  // What mla_combine takes would fit beside a block of this kernel, and is launched late: see below. Little else does.
+  // What is launched to overlap may start: it takes nothing from this kernel, whose blocks leave no room beside them.
   if constexpr (kMerges) asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   const bool clerk = warp == (kGather ? 8 : 9);
@@ -48,8 +48,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   __syncthreads();
 
-  // Nothing that comes before the kernel has written is used, and nothing overwritten, before the clerk has seen it
-  // end.
+  // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
   if (threadIdx.x >= 256) {
     if (!kGather && clerk && lane == 0) announce(p, sh, map_q, 0);
     __syncwarp();

@@ -1,5 +1,6 @@
-// The producer warpgroup. The clerk, one thread, finds the block's segments, notes them and loads their queries; the others keep the
-// two KV buffers filled, region by region, as the consumers free them.
+// The loading warpgroup. The clerk, a warp of it, finds the block's segments, notes them and loads their queries; the producer keeps the
+// two KV buffers filled, region by region, as the consumers free them. Pages that tensor maps can't copy take all four warps: the clerk
+// is their first then.
 //
 // 1. A note is written before its queries' place is free, so that the first KV blocks of a segment are on their way by then.
 // 2. For each 64-token block: rotary part, then the half that frees first for this buffer, then the other.
@@ -97,6 +98,7 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, SharedStora
     shapes.seq_lens = p.seq_lens;
   }
   __syncwarp();
+  if (lane == 0) trace(kTraceLocated);
 }
 
 // What mla_combine has to know of a segment; one thread.
@@ -118,13 +120,11 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   if (!note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x, member = Worker(p).member;
   const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
-  {
-    // Four threads a row.
-    const int row = (seg.group * p.tiles_per_group + member) * kRows + (thread >> 2);
-    const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
-    if (row < seg.shape.s_q * p.h_q) {
-      for (int line = thread & 3; line < kWidth * 2 / 128; line += 4) prefetch(q + line * 128);
-    }
+  // Four threads a row.
+  const int row = (seg.group * p.tiles_per_group + member) * kRows + (thread >> 2);
+  const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
+  if (row < seg.shape.s_q * p.h_q) {
+    for (int line = thread & 3; line < kWidth * 2 / 128; line += 4) prefetch(q + line * 128);
   }
   // Two threads a token; of blocks side by side the first two take a KV block each.
   const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
