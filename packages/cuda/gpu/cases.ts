@@ -6,6 +6,7 @@ import type { Case } from './machine'
 import { rates } from './rates'
 
 const lengths = [0, 1, 63, 200, 130]
+const many = (n: number, most: number) => Array.from({ length: n }, (_, i) => (i * 53) % most)
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
 export const cases: readonly Case[] = [
   ['copies', checkCopies],
@@ -17,9 +18,12 @@ export const cases: readonly Case[] = [
     { hQ: 9, sQ: 1, pageSize: 16, lengths },
     { hQ: 3, sQ: 4, pageSize: 1, lengths },
     { hQ: 64, sQ: 2, pageSize: 32, lengths },
+    // Tiles in few parts each, which the decode kernel merges itself.
+    { hQ: 16, sQ: 1, pageSize: 64, lengths: many(20, 700) },
+    { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
   ].map(
     (given): Case => [
-      `decode heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
+      `decode of ${given.lengths.length}, heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
       (machine) => checkDecode(machine, given),
     ],
   ),
