@@ -12,6 +12,7 @@ quietly() { limited "$@" | grep -v '^\.\.'; }
 quietly 30 python3 check.py quick
 quietly 30 python3 check.py portable quick
 limited 30 python3 check_append.py
+limited 40 python3 check_overlap.py
 if [ "${SANITIZE:-}" = 1 ]; then quietly 200 compute-sanitizer --error-exitcode 1 python3 check.py quick; fi
 quietly 120 python3 check.py
 if [ -n "${PEERS:-}" ]; then limited 150 python3 side_by_side.py; else limited 90 python3 time_decode.py; fi
