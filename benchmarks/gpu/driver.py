@@ -121,17 +121,15 @@ class Decode:
         tma = page in (16, 32) or page % 64 == 0
         variant = variant or ('tensor' if tma else 'gather')
 
-        def plan(tile_rows, slots):
-            tiles = -(-rows // tile_rows)
-            group = tune.get('group') or min(tiles, 4)
-            return tiles, group, max(1, slots // group) * group, b * -(-tiles // group)
-
         if portable:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
-        tiles, group, workers, groups = plan(tile_rows, sms * 2 if portable else sms)
+        tiles = -(-rows // tile_rows)
+        group = tune.get('group') or min(tiles, 4)
+        workers = max(1, (sms * 2 if portable else sms) // group) * group
+        groups = b * -(-tiles // group)
         # Few parts a tile: the decode kernel merges them itself.
         most = 2.5 if query_start is not None or rows > 64 else 4 if rows > 32 else 9
         few = most * groups >= workers // group

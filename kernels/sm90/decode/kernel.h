@@ -5,8 +5,8 @@
 // 2. After a segment its rows are written (output.h): a tile that no other worker shares to the output. Parts of a tile are merged by
 //    the blocks that made them (merge.h), or go to the partial buffers for mla_combine where a tile has many of them.
 #pragma once
-#include "../merge.h"
 #include "consumer.h"
+#include "merge.h"
 #include "output.h"
 #include "producer.h"
 
@@ -102,9 +102,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       if (!whole) consumer.release_last(seg);
 #pragma unroll 1
       for (int step = 1; (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts; step *= 2) {
-        take_in(p, worker.index + step * p.tiles_per_group, kBothConsumers, live, o, m, l);
+        take_in(p, worker.index + step * p.tiles_per_group, live, o, m, l);
       }
-      if (!whole) hand_over(p, worker.index, kBothConsumers, live, o, m, l);
+      if (!whole) hand_over(p, worker.index, live, o, m, l);
     }
     if (whole || !kMerges) {
       if (write_segment(p, sh, seg, whole, wg, worker.index, first_row, consumer.last_half(seg), o, m, l)) fence_proxy_async();

@@ -76,10 +76,12 @@ export class DecodePlan extends Resource {
     const decodeKernel = library.kernel(symbol)
     const combineKernel = combine && library.kernel(combine.symbol)
     const { kvRowStride = QK_WIDTH, kvPageStride = shape.pageSize * kvRowStride } = shape
-    const workspace = { partial_out: null, partial_lse: null, splits: null, parts_ready: null } as Record<
-      keyof DecodeSchedule['workspace'],
-      bigint | null
-    >
+    const workspace: Record<keyof DecodeSchedule['workspace'], bigint | null> = {
+      partial_out: null,
+      partial_lse: null,
+      splits: null,
+      parts_ready: null,
+    }
     try {
       for (const [name, bytes] of Object.entries(schedule.workspace)) {
         if (bytes === 0) continue

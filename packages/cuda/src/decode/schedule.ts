@@ -6,6 +6,9 @@ import { SPLIT_BYTES } from '../kernels/params'
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
+/** Bytes of a part that a block hands over to another: 33 words of 16 bytes for each of 256 threads. */
+const PART_BYTES = 33 * 256 * 16
+
 /**
  * The decode kernel merges split tiles itself where there are no more than about so many parts a tile: as measured. Ragged queries leave
  * less to gain, since their kernel does not start before what comes before it has ended.
@@ -14,9 +17,6 @@ function mergedParts(rows: number, ragged: boolean): number {
   if (ragged || rows > 64) return 2.5
   return rows > 32 ? 4 : 9
 }
-
-/** Bytes of a part that a block hands over to another: 33 words of 16 bytes for each of 256 threads. */
-const PART_BYTES = 33 * 256 * 16
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
