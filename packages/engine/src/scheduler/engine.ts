@@ -4,11 +4,12 @@ import { AbortedError, DeadlineError, DisposedError, QueueFullError } from '@fla
 import type { StepInput } from '../step'
 import type { Job } from './branch'
 import { Branch } from './branch'
+import { Delivery } from './delivery'
 import type { Drafter } from './drafter'
 import { PromptLookupDrafter } from './drafter'
-import type { FinishReason, GenerationRequest, RequestHandle, RequestListener, RunningRequest } from './request'
+import type { GenerationRequest, RequestHandle, RequestListener, RunningRequest } from './request'
 import { checkRequest, EventQueue } from './request'
-import { checkSampling, sampleToken, uniform } from './sampler'
+import { checkSampling } from './sampler'
 import type { Scheduled } from './scheduler'
 import { Scheduler } from './scheduler'
 import type { EngineStats, PageMap, StepReport } from './stats'
@@ -46,7 +47,7 @@ export interface EngineOptions {
   readonly maxAttempts?: number
 }
 
-/** Continuous batching over one model: `step() = schedule → run → postprocess`. */
+/** Continuous batching over one model: `step() = schedule → run → deliver`. */
 export class LlmEngine {
   readonly #scheduler: Scheduler
   readonly #cache: PagedKvCache
@@ -73,6 +74,9 @@ export class LlmEngine {
   readonly #maxQueued: number
   readonly #maxAttempts: number
   readonly #maxSamples: number
+  /** Tokens that a sequence can have, its prompt included. */
+  readonly #maxTokens: number
+  readonly #delivery: Delivery
 
   constructor(
     readonly model: StepModel,
@@ -95,6 +99,10 @@ export class LlmEngine {
       watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
     }
     this.#scheduler = new Scheduler(this.#cache, limits, options.drafter ?? new PromptLookupDrafter())
+    this.#maxTokens = Math.min(model.config.maxPositions, pool.numBlocks * pageSize)
+    const { vocabSize, eosTokenIds } = model.config
+    const bounds = { vocabSize, eosTokenIds, maxTokens: this.#maxTokens }
+    this.#delivery = new Delivery(bounds, this.#scheduler, this.#counters, (job) => this.#end(job))
   }
 
   /**
@@ -124,7 +132,7 @@ export class LlmEngine {
     const queued = this.queued
     if (queued >= this.#maxQueued) throw new QueueFullError(queued)
     const id = this.#nextId++
-    const room = Math.min(config.maxPositions, capacity) - request.prompt.length
+    const room = this.#maxTokens - request.prompt.length
     const cancel = () => this.#end(job, new AbortedError(`Request ${id}`))
     const job: Job = {
       id,
@@ -148,7 +156,7 @@ export class LlmEngine {
     if (job.maxTokens === 0) {
       queueMicrotask(() => {
         try {
-          for (const branch of [...job.live]) if (job.live.has(branch)) this.#finish(branch, 'length')
+          for (const branch of [...job.live]) if (job.live.has(branch)) this.#delivery.finish(branch, 'length')
         } catch (error) {
           this.#end(job, error as Error)
         }
@@ -192,7 +200,7 @@ export class LlmEngine {
       if (results)
         scheduled.forEach((entry, i) => {
           try {
-            generated += this.#postprocess(entry, results[i]!)
+            generated += this.#delivery.take(entry, results[i]!)
           } catch (error) {
             // A constraint or a callback of one request failed: the others go on.
             this.#end(entry.branch.job, error as Error)
@@ -282,106 +290,6 @@ export class LlmEngine {
       this.#busy = false
       for (const branch of this.#doomed.splice(0)) this.#scheduler.remove(branch)
     }
-  }
-
-  /** Samples what the step allows, delivers it, and rolls back what was guessed wrong. Returns the tokens delivered. */
-  #postprocess({ branch, tokens, drafted, samples }: Scheduled, logits: Float32Array): number {
-    const { job } = branch
-    if (!job.live.has(branch)) return 0
-    job.failures = 0
-    if (!samples) {
-      branch.sequence!.commit()
-      return 0
-    }
-    const { vocabSize } = this.model.config
-    const first = branch.generated === 0
-    const known = branch.tokens.length
-    let delivered = 0
-    let accepted = 0
-    let finished = false
-    if (first) {
-      this.#counters.cached += job.cachedTokens
-      this.#forkSamples(branch)
-    }
-    for (let row = 0; row <= drafted && !finished; row++) {
-      const before = branch.tokens.length
-      finished = this.#sample(branch, logits.subarray(row * vocabSize, (row + 1) * vocabSize))
-      delivered += branch.tokens.length - before
-      if (row === drafted || branch.tokens[known + row] !== tokens[tokens.length - drafted + row]) break
-      accepted++
-    }
-    this.#counters.drafted += drafted
-    this.#counters.accepted += accepted
-    if (job.live.has(branch)) {
-      // The last sampled token was not computed: what is cached ends before it.
-      branch.sequence!.truncate(Math.min(branch.sequence!.length, branch.tokens.length - 1))
-      branch.sequence!.commit()
-    }
-    if (first)
-      for (const other of [...job.live]) {
-        if (!job.live.has(other) || other.index <= branch.index || other.generated > 0) continue
-        this.#sample(other, logits)
-        delivered += other.generated
-      }
-    this.#counters.generated += delivered
-    return delivered
-  }
-
-  #forkSamples(branch: Branch): void {
-    for (const other of branch.job.live) {
-      if (other === branch || other.sequence || other.generated > 0) continue
-      other.sequence = branch.sequence!.fork()
-      this.#scheduler.adopt(other)
-    }
-  }
-
-  /** Draws, delivers and accounts for one token; true when the sample has ended. */
-  #sample(branch: Branch, row: Float32Array): boolean {
-    const { job, index, constraint } = branch
-    const { request } = job
-    const random = uniform(job.seed, index, branch.generated)
-    const sample = sampleToken(row, job.sampling, random, branch, constraint?.mask())
-    const { token } = sample
-    const eos = !request.ignoreEos && this.model.config.eosTokenIds.includes(token)
-    if (eos || request.stopTokenIds?.includes(token)) return this.#finish(branch, 'stop')
-    constraint?.accept(token)
-    branch.tokens.push(token)
-    job.listener.event({ type: 'token', index, ...sample })
-    // The listener may have cancelled its request.
-    if (!job.live.has(branch)) return true
-    if (request.shouldStop?.(index, token) || constraint?.ended) return this.#finish(branch, 'stop')
-    const full = branch.tokens.length >= Math.min(this.model.config.maxPositions, this.#capacity)
-    if (branch.generated >= job.maxTokens || full) return this.#finish(branch, 'length')
-    return false
-  }
-
-  get #capacity(): number {
-    return this.model.pool.numBlocks * this.model.pageSize
-  }
-
-  #finish(branch: Branch, reason: FinishReason): true {
-    const { job } = branch
-    if (branch.sequence) {
-      // Past the last sampled token's predecessor there may be wrong guesses.
-      branch.sequence.truncate(Math.min(branch.sequence.length, branch.tokens.length - 1))
-      branch.sequence.commit()
-    }
-    job.listener.event({
-      type: 'finish',
-      index: branch.index,
-      reason,
-      tokens: branch.generated,
-      cachedTokens: job.cachedTokens,
-    })
-    // The listener may have cancelled its request.
-    if (!job.live.has(branch)) return true
-    this.#scheduler.remove(branch)
-    job.live.delete(branch)
-    if (job.live.size === 0) {
-      this.#counters.finished++
-      this.#end(job)
-    }
-    return true
   }
 
   #end(job: Job, error?: Error): void {
