@@ -105,7 +105,7 @@ describe('flashmla', () => {
   })
 
   it.each([
-    [['generate', '--model', '/nowhere'], 1, /config\.json: the file can't be read/],
+    [['generate', '--model', '/nowhere'], 1, /config\.json: the file is missing/],
     [['generate', '--temperature', 'hot'], 1, /--temperature can't be hot/],
     [['generate', '--backend', 'abacus'], 1, /Choose auto/],
     [['generate', '--tempo', '1'], 2, /--tempo/],

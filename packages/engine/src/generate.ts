@@ -65,8 +65,8 @@ export async function* generateText(
   }
 }
 
-function request({ model }: LlmEngine, prompt: readonly number[], options: GenerateOptions): GenerationRequest {
-  const room = Math.min(model.config.maxPositions, model.pool.numBlocks * model.pageSize) - prompt.length
+function request({ contextTokens }: LlmEngine, prompt: readonly number[], options: GenerateOptions): GenerationRequest {
+  const room = contextTokens - prompt.length
   const { maxTokens = room < 128 ? undefined : 128, ...rest } = options
   return { ...rest, prompt, maxTokens, sampling: options }
 }

@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
@@ -9,6 +8,7 @@ import type { CacheFormatName } from './cache-formats'
 import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
 import { checkQuantization } from './checkpoint/fp8-block'
+import { readJsonObject } from './checkpoint/json-file'
 import { endTokensOf } from './generation-config'
 import type { StepInput } from './step'
 import { checkInputs, planStep, rowsOf } from './step'
@@ -84,23 +84,16 @@ export class Model {
   /** Reads config.json, generation_config.json and the safetensors of a Hugging Face folder. What was read is freed again when it throws. */
   static async load(directory: string, options: ModelOptions): Promise<Model> {
     const file = join(directory, 'config.json')
-    const text = await readFile(file, 'utf8').catch((cause) => {
+    const json = await readJsonObject(file)
+    if (!json)
       throw new CheckpointError({
         file,
-        fact: "the file can't be read.",
+        fact: 'the file is missing.',
         hint: 'Give the folder of a Hugging Face checkpoint.',
-        cause,
       })
-    })
-    let json: unknown
-    try {
-      json = JSON.parse(text)
-    } catch (cause) {
-      throw new CheckpointError({ file, fact: 'it is not JSON.', cause })
-    }
     const parsed = parseMlaConfig(json)
     const config = { ...parsed, eosTokenIds: (await endTokensOf(directory)) ?? parsed.eosTokenIds }
-    checkQuantization(json as Record<string, unknown>)
+    checkQuantization(json)
     const pageSize = options.pageSize ?? 64
     const attention = options.attention ?? 'absorbed'
     const format = cacheFormat(options.cacheFormat ?? 'f32', config)

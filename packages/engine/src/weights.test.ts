@@ -160,7 +160,13 @@ describe('Model.load', () => {
       'no config.json',
       async () => rm(join(folder, 'config.json')),
       CheckpointError,
-      /config\.json: the file can't be read/,
+      /config\.json: the file is missing.*Hugging Face/s,
+    ],
+    [
+      'a config.json that is no object',
+      async () => writeFile(join(folder, 'config.json'), '[]'),
+      CheckpointError,
+      /not a JSON object/,
     ],
     [
       'a config.json that is not JSON',

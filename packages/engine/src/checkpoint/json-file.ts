@@ -4,7 +4,7 @@ import { CheckpointError } from '@flashmla/spec'
 /** A text file of a checkpoint's folder; undefined where there is none. @throws CheckpointError when it can't be read */
 export async function readText(file: string): Promise<string | undefined> {
   return readFile(file, 'utf8').catch((cause) => {
-    if (cause.code === 'ENOENT') return undefined
+    if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') return undefined
     throw new CheckpointError({
       file,
       fact: "the file can't be read.",

@@ -17,7 +17,7 @@ export interface DeliveryLimits {
   readonly vocabSize: number
   readonly eosTokenIds: readonly number[]
   /** Tokens that a sequence can have, its prompt included. */
-  readonly maxTokens: number
+  readonly contextTokens: number
 }
 
 /** Turns a step's logits into tokens: samples them, tells the listeners, and ends what has its last one. */
@@ -92,7 +92,7 @@ export class Delivery {
     // The listener may have cancelled its request.
     if (!job.live.has(branch)) return true
     if (request.shouldStop?.(index, token) || constraint?.ended) return this.finish(branch, 'stop')
-    const full = branch.tokens.length >= this.limits.maxTokens
+    const full = branch.tokens.length >= this.limits.contextTokens
     if (branch.generated >= job.maxTokens || full) return this.finish(branch, 'length')
     return false
   }

@@ -74,8 +74,8 @@ export class LlmEngine {
   readonly #maxQueued: number
   readonly #maxAttempts: number
   readonly #maxSamples: number
-  /** Tokens that a sequence can have, its prompt included. */
-  readonly #maxTokens: number
+  /** Tokens that a sequence can have, its prompt included: the model's positions, or what its pool holds if that is less. */
+  readonly contextTokens: number
   readonly #delivery: Delivery
 
   constructor(
@@ -99,9 +99,9 @@ export class LlmEngine {
       watermarkPages: Math.ceil(pool.numBlocks * (options.watermark ?? 0.02)),
     }
     this.#scheduler = new Scheduler(this.#cache, limits, options.drafter ?? new PromptLookupDrafter())
-    this.#maxTokens = Math.min(model.config.maxPositions, pool.numBlocks * pageSize)
+    this.contextTokens = Math.min(model.config.maxPositions, pool.numBlocks * pageSize)
     const { vocabSize, eosTokenIds } = model.config
-    const bounds = { vocabSize, eosTokenIds, maxTokens: this.#maxTokens }
+    const bounds = { vocabSize, eosTokenIds, contextTokens: this.contextTokens }
     this.#delivery = new Delivery(bounds, this.#scheduler, this.#counters, (job) => this.#end(job))
   }
 
@@ -124,15 +124,14 @@ export class LlmEngine {
    */
   start(request: GenerationRequest, listener: RequestListener): RunningRequest {
     if (this.#disposed) throw new DisposedError('An engine')
-    const { config, pool, pageSize } = this.model
-    const capacity = pool.numBlocks * pageSize
-    checkRequest(request, { ...config, capacity, maxSamples: this.#maxSamples })
-    checkSampling(request.sampling ?? {}, config.vocabSize)
+    const { vocabSize } = this.model.config
+    checkRequest(request, { vocabSize, contextTokens: this.contextTokens, maxSamples: this.#maxSamples })
+    checkSampling(request.sampling ?? {}, vocabSize)
     if (request.signal?.aborted) throw new AbortedError('The request')
     const queued = this.queued
     if (queued >= this.#maxQueued) throw new QueueFullError(queued)
     const id = this.#nextId++
-    const room = this.#maxTokens - request.prompt.length
+    const room = this.contextTokens - request.prompt.length
     const cancel = () => this.#end(job, new AbortedError(`Request ${id}`))
     const job: Job = {
       id,

@@ -124,7 +124,7 @@ export class EventQueue<E = RequestEvent> implements RequestListener<E>, AsyncIt
 /** @throws InvalidArgumentError naming the first field that can't be served */
 export function checkRequest(
   request: GenerationRequest,
-  limits: { vocabSize: number; maxPositions: number; capacity: number; maxSamples: number },
+  limits: { vocabSize: number; contextTokens: number; maxSamples: number },
 ): void {
   const { prompt, maxTokens, n = 1, deadlineMs, speculate = 0 } = request
   const refuse = (fact: string, hint: string): never => {
@@ -135,7 +135,7 @@ export function checkRequest(
     if (!Number.isInteger(token) || token < 0 || token >= limits.vocabSize)
       refuse(`Token ${token} is not in a vocabulary of ${limits.vocabSize}.`, 'Use the tokenizer of this model.')
   }
-  const room = Math.min(limits.maxPositions, limits.capacity)
+  const room = limits.contextTokens
   if (prompt.length + Math.min(maxTokens ?? 1, 1) > room)
     refuse(
       `A prompt of ${prompt.length} tokens leaves no room in a context of ${room}.`,
