@@ -76,6 +76,8 @@ def run(case, portable):
         call()
         if why is None and not (torch.equal(call.out, first) and torch.equal(call.lse, first_lse)):
             why = 'differs from run to run'
+    if why is None and not call.clean():
+        why = 'leaves its workspace dirty'
     limit = 5e-3 if dtype == BF else 1e-3
     if why is None and not (error < limit and lse_error < 1e-4):
         why = 'beyond the limit'

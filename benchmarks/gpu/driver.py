@@ -22,7 +22,7 @@ class DecodeParams(C.Structure):
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
                                  'tile_overhead', 'tile_rows', 'split_by_tile')] + [
-        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'reserved')]
+        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'reserved')]
 
 
 class AppendParams(C.Structure):
@@ -125,6 +125,9 @@ class Decode:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
+        narrow = not portable and variant == 'tensor' and rows <= tune.get('narrow', 16)
+        if narrow:
+            self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + '_few'
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles = -(-rows // tile_rows)
         group = tune.get('group') or min(tiles, 4)
@@ -139,8 +142,8 @@ class Decode:
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if not portable and not merges and rows > 32 else torch.float32
-        size = workers * 33 * 256 * 4 if merges else 2 * workers * tile_rows * 512
-        self.partial = torch.full((size,), float('nan'), dtype=part, device='cuda')
+        size = workers * (10 if narrow else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows, 2), float('nan'), dtype=torch.float32, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
         self.ready = torch.zeros(workers, dtype=torch.int32, device='cuda')
@@ -153,16 +156,19 @@ class Decode:
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges else None,
-                                   kv.shape[0], 0)
+                                   kv.shape[0], workers // group, -(-tiles // group), 0)
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
-        narrow = entries * group_rows <= 512 and workers // group >= 8 * entries
+        by_halves = entries * group_rows <= 512 and workers // group >= 8 * entries
         blocks = max(1, min(group_rows, 2 * sms // entries))
-        self.combine_grid = (entries, group_rows, 2) if narrow else (entries, blocks, 1)
-        self.combine = None if merges else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
+        self.combine_grid = (entries, group_rows, 2) if by_halves else (entries, blocks, 1)
+        if narrow:
+            slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= 2 * sms), 1)
+            self.combine_grid = (entries, max(1, min(group_rows, 2 * sms // (entries * slices))), slices)
+        self.combine = None if merges else 'mla_combine_few' if narrow else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
         self.args = [self.params]
         if not portable:
-            self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, 64, 9))
+            self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, tile_rows, 9))
 
             def kv_map(tiles):
                 return self.q_map if variant == 'gather' else tensor_map(
@@ -174,3 +180,7 @@ class Decode:
         launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))
         if self.combine:
             launch(self.combine, self.module, self.combine_grid, [self.params], programmatic=self.module.endswith('cubin'))
+
+    def clean(self):
+        """Whether the workspace is as a launch has to find it."""
+        return int(self.ready.sum()) == 0 and (not self.symbol.endswith('few_merge') or bool((self.partial == 0xff).all()))

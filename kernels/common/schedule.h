@@ -31,7 +31,7 @@ struct Shapes {
   int group_rows, groups;
 
   __device__ __forceinline__ Shapes(const MlaDecodeParams& p_, int tile_rows)
-      : p(p_), seq_lens(p_.seq_lens), group_rows(tile_rows * p_.tiles_per_group), groups(ceil_div(p_.s_q * p_.h_q, group_rows)) {}
+      : p(p_), seq_lens(p_.seq_lens), group_rows(tile_rows * p_.tiles_per_group), groups(p_.groups) {}
 
   __device__ __forceinline__ SequenceShape operator()(int seq) const {
     SequenceShape s;
@@ -49,20 +49,30 @@ struct Shapes {
   }
 };
 
+// The same where every sequence has s_q query rows and the lengths are at hand: little code, and no branches.
+struct KnownShapes {
+  const MlaDecodeParams& p;
+  const int32_t* seq_lens;
+
+  __device__ __forceinline__ SequenceShape operator()(int seq) const {
+    const int seq_len = seq_lens[seq];
+    return {seq * p.s_q, p.s_q, seq_len, ceil_div(seq_len, kBlockTokens), p.groups};
+  }
+};
+constexpr int kKnownLengths = 128;  // of as many sequences at most
+constexpr int kKnownOfLane = kKnownLengths / 32;
+
 // How the line is laid out, and where a position of it falls.
 struct LinePosition {
   int chunk;      // units of a group worker
   int total;      // length of the line
   int overhead;   // units of a tile group before its blocks; 0: each is laid out as whole pieces instead
-  int align;      // those pieces' length
+  int equal;      // units of every tile group, where they are the same
   int seq;        // sequence that contains the position, or b when it is past the end
   int seq_start;  // position where `seq` starts
 
   // Units of one tile group. Without tokens it has rows to write still.
-  __device__ __forceinline__ int units(const SequenceShape& s) const {
-    if (overhead > 0) return s.blocks + overhead;
-    return max(ceil_div(s.blocks, align), 1) * align;
-  }
+  __device__ __forceinline__ int units(const SequenceShape& s) const { return equal > 0 ? equal : s.blocks + overhead; }
 };
 
 __device__ __forceinline__ int scan_lanes(int value) {
@@ -94,32 +104,36 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
   }
   fewest = __reduce_min_sync(kAll, fewest);
   most = __reduce_max_sync(kAll, most);
-  const int groups = __reduce_add_sync(kAll, my_groups);
-  const int workers = unsigned(p.workers) / unsigned(p.tiles_per_group);
+  const int groups = p.query_start == nullptr ? p.batch * p.groups : __reduce_add_sync(kAll, my_groups);
+  const int workers = p.group_workers;
   int upto = scan_lanes(mine);
   LinePosition at;
   at.overhead = p.tile_overhead;
-  at.align = 1;
+  at.equal = 0;
   at.total = __shfl_sync(kAll, upto, 31);
-  at.chunk = max(ceil_div(at.total, workers), p.min_blocks);
+  // Two divisions at once.
+  const int quotient = lane == 0 ? ceil_div(at.total, workers) : unsigned(workers) / unsigned(max(groups, 1));
+  at.chunk = max(__shfl_sync(kAll, quotient, 0), p.min_blocks);
   const int limit = at.chunk + at.chunk / 16;
 
-  if (groups > 0 && groups <= workers && fewest == most) {
-    // Equal tiles, few: each in the same number of pieces.
-    const int piece = max(ceil_div(most, unsigned(workers) / unsigned(groups)), p.min_blocks);
-    if (piece <= limit) {
-      at.chunk = at.align = piece;
-      at.overhead = 0;
-      mine = my_groups * at.units(SequenceShape{0, 0, 0, most, 1});
+  if (groups > 0 && fewest == most) {
+    const int tile = most + at.overhead, share = __shfl_sync(kAll, quotient, 1);
+    if (groups <= workers) {
+      // Equal tiles, few: each in the same number of pieces.
+      const int piece = max(ceil_div(most, share), p.min_blocks);
+      if (piece <= limit) {
+        at.chunk = piece;
+        at.overhead = 0;
+        at.equal = max(ceil_div(most, piece), 1) * piece;
+        mine = my_groups * at.equal;
+        upto = scan_lanes(mine);
+        at.total = __shfl_sync(kAll, upto, 31);
+      }
+    } else {
+      // Equal tiles, many: whole ones to each worker, where that costs less than merging split ones (a sixteenth, about).
+      const int whole = ceil_div(at.chunk, tile) * tile;
+      if (whole <= limit) at.chunk = whole;
     }
-  } else if (groups > 0 && fewest == most) {
-    // Equal tiles, many: whole ones to each worker, where that costs less than merging split ones (a sixteenth, about).
-    const int tile = most + at.overhead, whole = ceil_div(at.chunk, tile) * tile;
-    if (whole <= limit) at.chunk = whole;
-  }
-  if (at.overhead == 0) {
-    upto = scan_lanes(mine);
-    at.total = __shfl_sync(kAll, upto, 31);
   }
 
   const int target = worker * at.chunk;
@@ -140,6 +154,69 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
     at.seq = __shfl_sync(kAll, seq, owner);
     at.seq_start = __shfl_sync(kAll, start, owner);
   }
+  return at;
+}
+
+// The same from known lengths: lane i has those of sequences kKnownOfLane * i and after, 0 past the last. Straight through: whatever branches
+// waits for its instructions, in code that runs once.
+__device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const int (&seq_lens)[kKnownOfLane], int worker) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const int lane = threadIdx.x & 31, first = lane * kKnownOfLane;
+  int units[kKnownOfLane], mine = 0, fewest = 0x7fffffff, most = 0;
+#pragma unroll
+  for (int i = 0; i < kKnownOfLane; ++i) {
+    const int blocks = ceil_div(seq_lens[i], kBlockTokens);
+    const bool exists = first + i < p.batch;
+    units[i] = exists ? p.groups * (blocks + p.tile_overhead) : 0;
+    mine += units[i];
+    fewest = min(fewest, exists ? blocks : 0x7fffffff);
+    most = max(most, blocks);
+  }
+  fewest = __reduce_min_sync(kAll, fewest);
+  most = __reduce_max_sync(kAll, most);
+  int upto = scan_lanes(mine);
+  LinePosition at;
+  at.overhead = p.tile_overhead;
+  at.equal = 0;
+  at.total = __shfl_sync(kAll, upto, 31);
+  const int groups = p.batch * p.groups, workers = p.group_workers;
+  // Divisions at once where they can be; see above for what they are.
+  const int quotient = ceil_div(lane == 0 ? at.total : workers - groups + 1, lane == 0 ? workers : groups);
+  at.chunk = max(__shfl_sync(kAll, quotient, 0), p.min_blocks);
+  const int limit = at.chunk + at.chunk / 16;
+  if (fewest == most) {
+    const bool few = groups <= workers;
+    const int tile = most + at.overhead;
+    const int ratio = ceil_div(few ? most : at.chunk, few ? __shfl_sync(kAll, quotient, 1) : tile);
+    const int chunk = few ? max(ratio, p.min_blocks) : ratio * tile;
+    if (chunk <= limit) at.chunk = chunk;
+    if (few && chunk <= limit) {
+      at.overhead = 0;
+      at.equal = max(ceil_div(most, chunk), 1) * chunk;
+      mine = 0;
+#pragma unroll
+      for (int i = 0; i < kKnownOfLane; ++i) {
+        units[i] = first + i < p.batch ? p.groups * at.equal : 0;
+        mine += units[i];
+      }
+      upto = scan_lanes(mine);
+      at.total = __shfl_sync(kAll, upto, 31);
+    }
+  }
+
+  const int target = worker * at.chunk;
+  const unsigned hit = __ballot_sync(kAll, mine > 0 && upto > target);
+  int seq = first, start = upto - mine;
+#pragma unroll
+  for (int i = 0; i < kKnownOfLane - 1; ++i) {
+    if (start + units[i] <= target && seq == first + i) {
+      start += units[i];
+      ++seq;
+    }
+  }
+  const int owner = max(__ffs(hit) - 1, 0);
+  at.seq = hit != 0 ? __shfl_sync(kAll, seq, owner) : p.batch;
+  at.seq_start = hit != 0 ? __shfl_sync(kAll, start, owner) : at.total;
   return at;
 }
 
@@ -165,7 +242,8 @@ struct SegmentWalk {
     seq_start = at.seq_start;
   }
 
-  __device__ __forceinline__ bool next(const LinePosition& at, const Shapes& shapes, Segment& out) {
+  template <typename AnyShapes>
+  __device__ __forceinline__ bool next(const LinePosition& at, const AnyShapes& shapes, Segment& out) {
     while (pos < end && seq < shapes.p.batch) {
       const SequenceShape s = shapes(seq);
       const int units = at.units(s), seq_end = seq_start + units * s.groups;

@@ -47,9 +47,11 @@ struct MlaDecodeParams {
   MlaSplit* splits;            // 144 [workers / tiles_per_group]
   uint32_t* parts_ready;       // 152 [blocks in the grid] 0 between launches: the decode kernel merges parts itself; null: mla_combine does
   int32_t num_blocks;          // 160 pages of the cache
-  int32_t reserved;            // 164 0
+  int32_t group_workers;       // 164 workers / tiles_per_group
+  int32_t groups;              // 168 row-tile groups of each sequence; unused when query_start is given
+  int32_t reserved;            // 172 0
 };
-static_assert(sizeof(MlaDecodeParams) == 168, "mirrored on the host");
+static_assert(sizeof(MlaDecodeParams) == 176, "mirrored on the host");
 
 // mla_append_*: latent row -> (norm) -> (rotary) -> cache slot. One block of 128 threads a row, grid n.
 struct MlaAppendParams {

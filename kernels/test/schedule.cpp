@@ -4,6 +4,7 @@
 // Out, a segment a line:  case group_worker seq group lo hi whole index parts splits first_worker entry  (the last three are -1 but for a
 //                         first part)
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -25,11 +26,18 @@ int main() {
     for (int start; in >> start;) starts.push_back(start);
     p.seq_lens = lengths.data();
     p.query_start = starts.empty() ? nullptr : starts.data();
-    const int group_workers = p.workers / p.tiles_per_group;
+    const int group_workers = p.group_workers = p.workers / p.tiles_per_group, group_rows = p.tile_rows * p.tiles_per_group;
+    p.groups = (p.s_q * p.h_q + group_rows - 1) / group_rows;
     warp::run([&](int lane) {
       const Shapes shapes(p, p.tile_rows);
       for (int worker = 0; worker < group_workers; ++worker) {
         const LinePosition at = locate(p, shapes, worker);
+        if (starts.empty() && p.batch <= kKnownLengths) {
+          int known[kKnownOfLane];
+          for (int i = 0; i < kKnownOfLane; ++i) known[i] = lane * kKnownOfLane + i < p.batch ? lengths[lane * kKnownOfLane + i] : 0;
+          const LinePosition same = locate(p, known, worker);
+          if (std::memcmp(&same, &at, sizeof at) != 0) std::printf("%d differs by known lengths\n", number);
+        }
         SegmentWalk walk(at, worker);
         Segment seg;
         while (walk.next(at, shapes, seg)) {

@@ -18,7 +18,6 @@ constexpr int kTileCols = 64;                  // 128 bytes: one swizzle span
 constexpr int kTiles = kWidth / kTileCols;     // 9; tile 8 is the rotary part
 constexpr int kRopeTile = kTiles - 1;
 constexpr int kTileBytes = 64 * kTileCols * 2; // 8 KiB, for Q and KV alike
-constexpr int kKnownLengths = 128;             // of a batch up to so many sequences, kept in shared memory
 constexpr int kThreads = 384;                  // two consumer warpgroups, one producer
 constexpr int kConsumerThreads = 256;
 constexpr int kConsumerRegisters = 240;
@@ -40,7 +39,15 @@ __host__ __device__ constexpr int region_first_unit(int region) { return region 
 __host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : kHalfUnits; }
 
 // Named barriers (0 is __syncthreads).
-enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed };
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted };
+
+// The same for all lanes, and known to the compiler to be: else it does the arithmetic of matrix descriptors in each lane.
+__device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
+__device__ __forceinline__ Segment uniform(const Segment& seg) {
+  const SequenceShape& s = seg.shape;
+  return Segment{{uniform(s.query_start), uniform(s.s_q), uniform(s.seq_len), uniform(s.blocks), uniform(s.groups)},
+                 uniform(seg.seq), uniform(seg.group), uniform(seg.lo), uniform(seg.hi), uniform(seg.group_start)};
+}
 
 // A segment of the block's work, written by the clerk.
 struct Note {
@@ -50,6 +57,7 @@ struct Note {
 };
 
 struct SharedStorage {
+  static constexpr int kRows = decode::kRows;
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers
   uint8_t kv[2][kTiles][kTileBytes];  // buffer 0: even blocks (warpgroup 0's scores), buffer 1: odd blocks
   uint8_t p1[kTileBytes];
@@ -61,6 +69,8 @@ struct SharedStorage {
   LinePosition at;
   SegmentWalk walk;    // past the last note
   Note note[2];        // of this segment and of the next
+  PartPlace places[4]; // of the nth segment in its tile; stands until after the segment
+  int precedes;        // whether what comes before the kernel still runs
   int known;           // whether the lengths are in seq_lens
   int32_t seq_lens[kKnownLengths];
 };

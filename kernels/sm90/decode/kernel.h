@@ -12,14 +12,6 @@
 
 namespace flashmla::decode {
 
-// The same for all lanes, and known to the compiler to be: else it does the arithmetic of matrix descriptors in each lane.
-__device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
-__device__ __forceinline__ Segment uniform(const Segment& seg) {
-  const SequenceShape& s = seg.shape;
-  return Segment{{uniform(s.query_start), uniform(s.s_q), uniform(s.seq_len), uniform(s.blocks), uniform(s.groups)},
-                 uniform(seg.seq), uniform(seg.group), uniform(seg.lo), uniform(seg.hi), uniform(seg.group_start)};
-}
-
 template <typename T, bool kGather, bool kMerges>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
@@ -32,25 +24,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   // What is launched to overlap may start: it takes nothing from this kernel, whose blocks leave no room beside them.
   if constexpr (kMerges) asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
+  constexpr bool kGuesses = !kGather;
   const bool clerk = warp == (kGather ? 8 : 9);
-  if (clerk) {
-    find_place<kMerges>(p, sh);
-  } else if (warp == 1) {
-    init_barriers<kGather>(sh, lane);
-  } else if (threadIdx.x == 64) {
-    prefetch_map(map_q);
-    prefetch_map(map_kv);
-    prefetch_map(map_tile);
-  }
-  if (kMerges && threadIdx.x < kConsumerThreads && guesses(p)) {
-    bar_sync(kGuessed, kConsumerThreads + 32);
-    prefetch_guessed(p, sh);
-  }
-  __syncthreads();
-
-  // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
-  if (threadIdx.x >= 256) {
-    if (!kGather && clerk && lane == 0) announce(p, sh, map_q, 0);
+  if (threadIdx.x >= kConsumerThreads) {
+    if (clerk) find_place<kGuesses>(p, sh);
+    bar_sync(kPlaced, kThreads - kConsumerThreads + 32);
+    bar_arrive(kNoted, kThreads);
+    // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
+    if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, 0);
     __syncwarp();
     drop_registers<kProducerRegisters>();
     if constexpr (kGather) {
@@ -62,6 +43,19 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     }
     return;
   }
+  if (warp == 1) {
+    init_barriers<kGather>(sh, lane);
+    bar_arrive(kPlaced, kThreads - kConsumerThreads + 32);
+  } else if (threadIdx.x == 64) {
+    prefetch_map(map_q);
+    prefetch_map(map_kv);
+    prefetch_map(map_tile);
+  }
+  if (kGuesses && lengths_known(p)) {
+    bar_sync(kGuessed, kConsumerThreads + 32);
+    prefetch_guessed<kConsumerThreads>(p, sh, threadIdx.x);
+  }
+  bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
   const Worker worker(p);
@@ -96,7 +90,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
     bool whole = seg.whole();
     if (kMerges && !whole) {
-      const PartPlace found = place_of(sh.at, seg, worker.group), place = {uniform(found.index), uniform(found.parts)};
+      const PartPlace& found = sh.places[consumer.segment & 3], place = {uniform(found.index), uniform(found.parts)};
       const bool live = first_row + (warp & 3) * 16 < seg.shape.s_q * p.h_q;
       whole = place.index == 0;
       if (!whole) consumer.release_last(seg);

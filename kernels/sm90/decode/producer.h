@@ -15,11 +15,11 @@ namespace flashmla::decode {
 __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
 
 // A barrier a lane, in the order in which they stand; one warp.
-template <bool kGather>
-__device__ __forceinline__ void init_barriers(SharedStorage& sh, int lane) {
+template <bool kGather, typename Storage>
+__device__ __forceinline__ void init_barriers(Storage& sh, int lane) {
   constexpr int kFull = 2 * kUnits, kEmpty = 2 * kRegions, kAll = kFull + kEmpty + 4;
-  static_assert(offsetof(SharedStorage, empty) == offsetof(SharedStorage, full) + 8 * kFull);
-  static_assert(offsetof(SharedStorage, note_full) == offsetof(SharedStorage, empty) + 8 * (kEmpty + 2));
+  static_assert(offsetof(Storage, empty) == offsetof(Storage, full) + 8 * kFull);
+  static_assert(offsetof(Storage, note_full) == offsetof(Storage, empty) + 8 * (kEmpty + 2));
   const int arrivals = lane < kFull ? (kGather ? 128 : 1) : lane < kFull + kEmpty ? 4 : lane == kFull + kEmpty + 1 ? 8 : 1;
   if (lane < kAll) ptx::mbarrier_init(ptx::smem_address(&sh.full[0][0] + lane), arrivals);
   ptx::fence_barrier_init();
@@ -30,17 +30,18 @@ struct Worker {
   int index, group, member;
   __device__ __forceinline__ explicit Worker(const MlaDecodeParams& p) {
     index = int(gridDim.x) - 1 - int(blockIdx.x);
-    group = unsigned(index) / unsigned(p.tiles_per_group);
+    group = p.tiles_per_group == 1 ? index : unsigned(index) / unsigned(p.tiles_per_group);
     member = index - group * p.tiles_per_group;
   }
 };
 
 // The next segment that has rows for this member of the group, as a note.
-__device__ __forceinline__ void next_note(const MlaDecodeParams& p, const Shapes& shapes, const LinePosition& at, int member,
+template <int kRows, typename AnyShapes>
+__device__ __forceinline__ void next_note(const MlaDecodeParams& p, const AnyShapes& shapes, const LinePosition& at, const Worker& worker,
                                           SegmentWalk& walk, Note& note) {
   do {
     note.any = walk.next(at, shapes, note.seg);
-  } while (note.any && (note.seg.group * p.tiles_per_group + member) * kRows >= note.seg.shape.s_q * p.h_q);
+  } while (note.any && (note.seg.group * p.tiles_per_group + worker.member) * kRows >= note.seg.shape.s_q * p.h_q);
   note.more = walk.pos < walk.end;
 }
 
@@ -49,106 +50,129 @@ __device__ __forceinline__ void wait_for_precedent() {
   if ((threadIdx.x & 31) == 0) trace(kTracePrecedent);
 }
 
-// Whether a block guesses its first segment from lengths that may still be written: see find_place.
-__device__ __forceinline__ bool guesses(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
+// Whether the lengths fit into the clerk's registers.
+__device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
+
+// The worker's first segment, from where it starts on the line.
+template <typename AnyShapes, typename Storage>
+__device__ __forceinline__ void note_first(const MlaDecodeParams& p, Storage& sh, const AnyShapes& shapes, const LinePosition& at,
+                                           const Worker& worker) {
+  SegmentWalk walk(at, worker.group);
+  Note note;
+  next_note<Storage::kRows>(p, shapes, at, worker, walk, note);
+  if ((threadIdx.x & 31) == 0) {
+    sh.at = at;
+    sh.walk = walk;
+    sh.note[0] = note;
+  }
+}
 
 // Finds the worker's place on the line and its first segment, by one warp. A launch may overlap the end of what comes before, which may
 // still write the lengths: the place is worked out from the lengths as they are, and again if they are others when that has ended.
 // Where overlap is likely, most of it is out of the way by then.
-template <bool kOverlaps>
-__device__ __forceinline__ void find_place(const MlaDecodeParams& p, SharedStorage& sh) {
+template <bool kGuesses, typename Storage>
+__device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh) {
   const int lane = threadIdx.x & 31;
   const Worker worker(p);
-  Shapes shapes(p, kRows);
-  LinePosition at;
-  Note note;
-  bool early = kOverlaps && guesses(p);
-  if (early) {
-    shapes.seq_lens = sh.seq_lens;
+  const bool known = lengths_known(p);
+  bool found = known;
+  if (!kGuesses || !known) wait_for_precedent();
+  if (known) {
+    int seq_lens[kKnownOfLane];
 #pragma unroll
-    for (int i = 0; i < kKnownLengths; i += 32) {
+    for (int i = 0; i < kKnownOfLane; ++i) {
       // Whatever stands there yet: no more than what the arithmetic of the schedule can hold.
-      if (i + lane < p.batch) sh.seq_lens[i + lane] = min(max(__ldcg(p.seq_lens + i + lane), 0), 1 << 20);
+      const int seq = lane * kKnownOfLane + i;
+      seq_lens[i] = seq < p.batch ? min(max(__ldcg(p.seq_lens + seq), 0), 1 << 20) : 0;
+      sh.seq_lens[seq] = seq_lens[i];
     }
     __syncwarp();
-  } else {
-    wait_for_precedent();
-  }
-#pragma unroll 1
-  for (;;) {
-    at = locate(p, shapes, worker.group);
-    SegmentWalk walk(at, worker.group);
-    next_note(p, shapes, at, worker.member, walk, note);
-    if (lane == 0) {
-      sh.at = at;
-      sh.walk = walk;
-      sh.note[0] = note;
-      sh.known = early;
-    }
-    if (!early) break;
-    ptx::bar_arrive(kGuessed, kConsumerThreads + 32);
-    wait_for_precedent();
-    bool same = true;
+    note_first(p, sh, KnownShapes{p, sh.seq_lens}, locate(p, seq_lens, worker.group), worker);
+    if constexpr (kGuesses) {
+      sh.precedes = 1;
+      ptx::bar_arrive(kGuessed, kConsumerThreads + 32);
+      wait_for_precedent();
+      sh.precedes = 0;
 #pragma unroll
-    for (int i = 0; i < kKnownLengths; i += 32) {
-      if (i + lane < p.batch) same &= sh.seq_lens[i + lane] == __ldcg(p.seq_lens + i + lane);
+      for (int i = 0; i < kKnownOfLane; ++i) {
+        const int seq = lane * kKnownOfLane + i;
+        if (seq < p.batch) found &= seq_lens[i] == __ldcg(p.seq_lens + seq);
+      }
+      found = __all_sync(0xffffffffu, found);
     }
-    if (__all_sync(0xffffffffu, same)) break;
-    early = false;
-    shapes.seq_lens = p.seq_lens;
+  }
+  if (!found) {
+    const Shapes shapes(p, Storage::kRows);
+    note_first(p, sh, shapes, locate(p, shapes, worker.group), worker);
+  }
+  if (lane == 0) {
+    sh.known = found;
+    trace(kTraceLocated);
   }
   __syncwarp();
-  if (lane == 0) trace(kTraceLocated);
 }
 
 // What mla_combine has to know of a segment; one thread.
-__device__ __forceinline__ void describe(const MlaDecodeParams& p, const SharedStorage& sh, int number) {
+template <typename Storage>
+__device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage& sh, int number) {
   const Worker worker(p);
   if (worker.member != 0) return;
   const Note& note = sh.note[number & 1];
   if (number == 0 && !p.split_by_tile) p.splits[worker.group].splits = 0;
   if (note.any && note.seg.lo == 0 && (p.split_by_tile || !note.seg.whole())) {
-    p.splits[split_index(p, Shapes(p, kRows), note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
+    p.splits[split_index(p, Shapes(p, Storage::kRows), note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
   }
 }
 
-// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
-// A guess may be wrong, and ids be anything: nothing outside the tensors is touched.
-__device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const SharedStorage& sh) {
+// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; `kThreads` threads.
+// A guess may be wrong, and ids be anything: nothing outside the tensors is touched. If that has ended the copies fetch it all.
+#ifndef AHEAD
+#define AHEAD 2
+#endif
+template <int kThreads, typename Storage>
+__device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh, int thread) {
+  constexpr int kLines = kWidth * 2 / 128, kOfRow = kThreads / Storage::kRows;
+  constexpr int kOfToken = kThreads > AHEAD * kBlockTokens ? kThreads / (AHEAD * kBlockTokens) : 1;
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
-  if (!note.any || seg.shape.blocks == 0) return;
-  const int thread = threadIdx.x, member = Worker(p).member;
+  if (!note.any || seg.shape.blocks == 0 || !*static_cast<const volatile int*>(&sh.precedes)) return;
+  const int member = Worker(p).member;
   const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
-  // Four threads a row.
-  const int row = (seg.group * p.tiles_per_group + member) * kRows + (thread >> 2);
+  const int row = (seg.group * p.tiles_per_group + member) * Storage::kRows + thread / kOfRow;
   const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
   if (row < seg.shape.s_q * p.h_q) {
-    for (int line = thread & 3; line < kWidth * 2 / 128; line += 4) prefetch(q + line * 128);
+    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
   }
-  // Two threads a token; of blocks side by side the first two take a KV block each.
-  const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
-  if (p.tiles_per_group > 1 && block != member) return;
-  const int page = unsigned(token) / unsigned(p.page_size);
-  if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
-  const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
-  if (id < 0 || id >= p.num_blocks) return;
-  const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
-  for (int line = thread & 1; line < kWidth * 2 / 128; line += 2) prefetch(kv + line * 128);
+  // Of blocks side by side the first two take a KV block each.
+#pragma unroll
+  for (int i = thread / kOfToken; i < AHEAD * kBlockTokens; i += kThreads / kOfToken) {
+    if (p.tiles_per_group > 1 && i / kBlockTokens != member) continue;
+    const int token = seg.lo * kBlockTokens + i, page = unsigned(token) / unsigned(p.page_size);
+    if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) continue;
+    const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
+    if (id < 0 || id >= p.num_blocks) continue;
+    const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+    for (int line = thread % kOfToken; line < kLines; line += kOfToken) prefetch(kv + line * 128);
+  }
 }
 
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.
-__device__ __forceinline__ void announce(const MlaDecodeParams& p, SharedStorage& sh, const CUtensorMap* map_q, int number) {
+template <bool kMerges, typename Storage>
+__device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, int number) {
   using namespace ptx;
   const Note& note = sh.note[number & 1];
   mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
+  const Worker worker(p);
   const uint32_t bar = smem_address(&sh.q_full);
   while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
-  if (note.any && note.seg.shape.blocks > 0) {
-    const Worker worker(p);
-    const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * kRows;
-    mbarrier_expect_tx(bar, kTiles * kTileBytes);
+  const bool loads = note.any && note.seg.shape.blocks > 0;
+  if (loads) {
+    const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * Storage::kRows;
     tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
+  }
+  if constexpr (kMerges) sh.places[number & 3] = place_of(sh.at, note.seg, worker.group);  // seen with the queries
+  if (loads) {
+    mbarrier_expect_tx(bar, sizeof(sh.q));
   } else {
     mbarrier_arrive(bar);
   }
@@ -156,24 +180,30 @@ __device__ __forceinline__ void announce(const MlaDecodeParams& p, SharedStorage
 }
 
 // The notes after the first, by one warp. A note's place is free when the queries of the segment before it could be loaded.
-template <bool kMerges>
-__device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, SharedStorage& sh, const CUtensorMap* map_q) {
-  Shapes shapes(p, kRows);
-  if (sh.known) shapes.seq_lens = sh.seq_lens;
+template <bool kMerges, typename AnyShapes, typename Storage>
+__device__ __forceinline__ void announce_others(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const AnyShapes& shapes) {
   const Worker worker(p);
-  if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
   for (int number = 1; sh.note[(number - 1) & 1].more; ++number) {
     SegmentWalk walk = sh.walk;
     Note note;
-    next_note(p, shapes, sh.at, worker.member, walk, note);
+    next_note<Storage::kRows>(p, shapes, sh.at, worker, walk, note);
     __syncwarp();
     if ((threadIdx.x & 31) == 0) {
       sh.walk = walk;
       sh.note[number & 1] = note;
-      announce(p, sh, map_q, number);
+      announce<kMerges>(p, sh, map_q, number);
       if constexpr (!kMerges) describe(p, sh, number);
     }
     __syncwarp();
+  }
+}
+template <bool kMerges, typename Storage>
+__device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
+  if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
+  if (sh.known) {
+    announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.seq_lens});
+  } else {
+    announce_others<kMerges>(p, sh, map_q, Shapes(p, Storage::kRows));
   }
 }
 
@@ -181,8 +211,9 @@ __device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, SharedSt
 __device__ __forceinline__ uint64_t kv_policy(const MlaDecodeParams& p) { return p.tiles_per_group > 1 ? ptx::kEvictLast : ptx::kEvictFirst; }
 
 // Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
+template <typename Storage>
 __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
-                                            SharedStorage& sh) {
+                                            Storage& sh) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
   const uint64_t policy = kv_policy(p);
@@ -246,7 +277,8 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
 }
 
 // Any page size: 128 threads gather rows with 16-byte asynchronous copies.
-__device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, SharedStorage& sh) {
+template <typename Storage>
+__device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const CUtensorMap* map_q, Storage& sh) {
   using namespace ptx;
   const int thread = threadIdx.x & 127;
   uint32_t empty_parity = 3;  // of buffers 0 and 1, a bit each
@@ -263,8 +295,8 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
     if (pending >= 0) publish(pending);
     pending = -1;
     if (thread == 0) {
-      if (number > 0) next_note(p, Shapes(p, kRows), sh.at, Worker(p).member, sh.walk, sh.note[number & 1]);
-      announce(p, sh, map_q, number);
+      if (number > 0) next_note<Storage::kRows>(p, Shapes(p, Storage::kRows), sh.at, Worker(p), sh.walk, sh.note[number & 1]);
+      announce<false>(p, sh, map_q, number);
       describe(p, sh, number);
     }
     mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);

@@ -1,0 +1,98 @@
+// Split-KV MLA decode for Hopper where a sequence has up to 16 query rows. Schedule, loads and the merging of parts are those of
+// ../decode; what differs is the consumers (consumer.h), whose products have the query rows as their narrow side.
+#pragma once
+#include "../decode/output.h"
+#include "../decode/producer.h"
+#include "merge.h"
+
+namespace flashmla::decode_few {
+
+template <typename T, bool kMerges>
+__device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
+                                       const CUtensorMap* map_tile, uint8_t* raw) {
+  using namespace ptx;
+  SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
+  if (threadIdx.x == 0) {
+    trace(kTraceStartNs);
+    trace(kTraceStart);
+  }
+  // What is launched to overlap may start: blocks of mla_combine_few beside this one, or those of a later decode after it.
+  asm volatile("griddepcontrol.launch_dependents;");
+  const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
+  if (warp >= 8) {
+    if (warp > 9) return;
+    if (warp == 9) decode::find_place<true>(p, sh);
+    bar_sync(decode::kPlaced, 96);
+    bar_arrive(decode::kNoted, kConsumerThreads + 64);
+    if (warp == 8) decode::produce_tma(p, map_kv, map_tile, sh);
+    if (warp == 9) {
+      // The end of what comes before has been seen: from here on what that wrote is used, and may be overwritten.
+      if (lane == 0) decode::announce<kMerges>(p, sh, map_q, 0);
+      __syncwarp();
+      decode::announce_rest<kMerges>(p, sh, map_q);
+    }
+    return;
+  }
+  if (warp == 1) {
+    decode::init_barriers<false>(sh, lane);
+    bar_arrive(decode::kPlaced, 96);
+  } else if (threadIdx.x == 64) {
+    prefetch_map(map_q);
+    prefetch_map(map_kv);
+    prefetch_map(map_tile);
+  }
+  if (decode::lengths_known(p)) {
+    bar_sync(decode::kGuessed, kConsumerThreads + 32);
+    decode::prefetch_guessed<kConsumerThreads>(p, sh, threadIdx.x);
+  }
+  bar_sync(decode::kNoted, kConsumerThreads + 64);  // waiting at the note's own barrier would take the clerk's time
+  const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
+  const int worker = int(gridDim.x) - 1 - int(blockIdx.x);
+  Consumer<T> consumer(p, sh, wg);
+  for (bool more = true; more; ++consumer.segment) {
+    const decode::Note& note = consumer.next_note();
+    const Segment seg = decode::uniform(note.seg);
+    more = decode::uniform(note.more) != 0;
+    if (decode::uniform(note.any) == 0) break;
+    if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceFound);
+    if (seg.shape.blocks == 0) {
+      consumer.wait_queries();
+      consumer.release(sh.q_empty);
+      decode::write_empty(p, seg, wg, 0);
+      continue;
+    }
+    Rows rows;
+    rows.least = seg.shape.seq_len - seg.shape.s_q + 1;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int row = row_of_column(c, lane);
+      rows.live[c] = row < seg.shape.s_q * p.h_q;
+      rows.limit[c] = min(rows.least + int(unsigned(row) / unsigned(p.h_q)), seg.shape.seq_len);
+    }
+    Sums sums;
+    {
+      float o[8][8], m[kColumns], l[kColumns];
+      consumer.run(seg, rows, o, m, l);
+      if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
+      add_up(sh, wg, o, m, l, sums);
+    }
+    bool whole = seg.whole();
+    if (kMerges && !whole) {
+      const PartPlace& found = sh.places[consumer.segment & 3], place = {decode::uniform(found.index), decode::uniform(found.parts)};
+      whole = place.index == 0;
+#pragma unroll 1
+      for (int step = 1; (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts; step *= 2) {
+        take_in(p, worker + step, sums);
+      }
+      if (!whole) hand_over(p, worker, sums);
+    }
+    if (whole || !kMerges) write_rows(p, sh, seg, whole, wg, worker, sums);
+    if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
+  }
+  if (threadIdx.x == 0) {
+    trace(kTraceEnd);
+    trace(kTraceEndNs);
+  }
+}
+
+}  // namespace flashmla::decode_few

@@ -1,0 +1,149 @@
+// From two warpgroups' accumulators to memory.
+//
+// 1. The warpgroups add up what they have: each gives the other that one's half of the value columns, so that every thread ends with a
+//    quarter of what the rows have: o [4][8], of its warpgroup's 256 columns.
+// 2. A finished tile's rows go to out and lse, a part's to the partial buffers (for mla_combine) or to the block that merges it (merge.h).
+#pragma once
+#include "consumer.h"
+
+namespace flashmla::decode_few {
+
+// What a thread has of a tile when its warpgroups have added up: value i of o[t] is of value column 64 t + 16 warp + (lane >> 2) + 8 * (i >> 1 & 1)
+// of the warpgroup's half.
+struct Sums {
+  float o[kHalfTiles][8], m[kColumns], l[kColumns];
+
+  // Adds other sums, relative to their own maxima.
+  template <typename Read>
+  __device__ __forceinline__ void add(const float (&their_m)[kColumns], const float (&their_l)[kColumns], const Read& read) {
+    float mine[kColumns], theirs[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const float most = fmaxf(m[c], their_m[c]), base = most == -INFINITY ? 0.f : most;
+      mine[c] = exp2_approx(m[c] - base);
+      theirs[c] = exp2_approx(their_m[c] - base);
+      m[c] = most;
+      l[c] = l[c] * mine[c] + their_l[c] * theirs[c];
+    }
+#pragma unroll
+    for (int w = 0; w < 2 * kHalfTiles; ++w) {
+      const float4 v = read(w);
+      const float word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int c = column_of((w & 1) * 4 + i);
+        float& mine_o = o[w >> 1][(w & 1) * 4 + i];
+        mine_o = mine_o * mine[c] + word[i] * theirs[c];
+      }
+    }
+  }
+};
+
+__device__ __forceinline__ float4 word_of(const float (&o)[8], int half) {
+  return make_float4(o[half * 4], o[half * 4 + 1], o[half * 4 + 2], o[half * 4 + 3]);
+}
+
+// Both warpgroups' shares of a segment added up. All consumers.
+__device__ __forceinline__ void add_up(SharedStorage& sh, int wg, const float (&o)[8][8], const float (&m)[kColumns], float (&l)[kColumns],
+                                       Sums& sums) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, thread = threadIdx.x & 127;
+  ptx::bar_sync(decode::kBothConsumers, kConsumerThreads);  // what was here last has been read
+#pragma unroll
+  for (int w = 0; w < 2 * kHalfTiles; ++w) sh.exchange[wg][w][thread] = word_of(o[kHalfTiles + (w >> 1)], w & 1);
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+    for (int d = 4; d < 32; d <<= 1) l[c] += __shfl_xor_sync(0xffffffffu, l[c], d);
+    if (lane < 4) {
+      sh.sums[wg][warp][row_of_column(c, lane)] = l[c];
+      if (warp == 0) sh.tops[wg][0][row_of_column(c, lane)] = m[c];
+    }
+  }
+  ptx::bar_sync(decode::kBothConsumers, kConsumerThreads);
+  float their_m[kColumns], their_l[kColumns];
+  const auto sum_of = [&](int w, int row) { return (sh.sums[w][0][row] + sh.sums[w][1][row]) + (sh.sums[w][2][row] + sh.sums[w][3][row]); };
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int row = row_of_column(c, lane);
+    sums.m[c] = m[c];
+    sums.l[c] = sum_of(wg, row);
+    their_m[c] = sh.tops[wg ^ 1][0][row];
+    their_l[c] = sum_of(wg ^ 1, row);
+  }
+#pragma unroll
+  for (int t = 0; t < kHalfTiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums.o[t][i] = o[t][i];
+  }
+  sums.add(their_m, their_l, [&](int w) { return sh.exchange[wg ^ 1][w][thread]; });
+}
+
+// 16-bit rows, turned in shared memory so that a store fills whole lines; all of a warpgroup.
+template <typename T>
+__device__ __forceinline__ void store_rows16(const Sums& sums, const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
+                                             uint16_t* base) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, row = ((lane >> 4) << 3) + (lane & 7);
+  ptx::bar_sync(barrier, 128);  // the other warpgroup's values have been read from here
+#pragma unroll
+  for (int t = 0; t < kHalfTiles; ++t) {
+    const float(&o)[8] = sums.o[t];
+    const uint32_t v[4] = {T::pack(o[0] * factor[0], o[1] * factor[1]), T::pack(o[2] * factor[0], o[3] * factor[1]),
+                           T::pack(o[4] * factor[2], o[5] * factor[3]), T::pack(o[6] * factor[2], o[7] * factor[3])};
+    const int chunk = t * 8 + warp * 2 + ((lane >> 3) & 1);
+    ptx::stmatrix_x4_trans(area + row * 512 + ((chunk ^ (row & 7)) << 4), v);
+  }
+  ptx::bar_sync(barrier, 128);
+#pragma unroll
+  for (int i = 0; i < kRows / 4; ++i) {
+    const int r = i * 4 + warp;
+    if (r < rows) {
+      *reinterpret_cast<uint4*>(base + r * kValueWidth + lane * 8) = ptx::load_shared16(area + r * 512 + ((lane ^ (r & 7)) << 4));
+    }
+  }
+}
+
+__device__ __forceinline__ void store_rows32(const Sums& sums, const float (&factor)[kColumns], int rows, float* base) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
+#pragma unroll
+  for (int t = 0; t < kHalfTiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int c = column_of(i), row = row_of_column(c, lane);
+      if (row < rows) base[row * kValueWidth + t * 64 + warp * 16 + (lane >> 2) + ((i >> 1) & 1) * 8] = sums.o[t][i] * factor[c];
+    }
+  }
+}
+
+// Writes a segment's rows, of a whole tile or of a part for mla_combine. All consumers.
+__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg, int worker,
+                                           const Sums& sums) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, rows = seg.shape.s_q * p.h_q;
+  const int64_t first = whole ? int64_t(seg.shape.query_start) * p.h_q : int64_t(partial_slot(worker, seg.lo == 0)) * kRows;
+  float factor[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int row = row_of_column(c, lane);
+    const float lse2 = sums.l[c] > 0.f ? sums.m[c] + __log2f(sums.l[c]) : -INFINITY;
+    factor[c] = sums.l[c] > 0.f ? __fdividef(1.f, sums.l[c]) : 0.f;
+    if (wg == 0 && warp == 0 && lane < 4 && row < rows) {
+      if (whole) {
+        p.lse[first + row] = lse2 * kLn2;
+      } else {
+        p.partial_lse[first + row] = make_float2(lse2, 1.f);
+      }
+    }
+  }
+  if (!whole || p.out_dtype == FLASHMLA_F32) {
+    store_rows32(sums, factor, rows, static_cast<float*>(whole ? p.out : p.partial_out) + first * kValueWidth + wg * 256);
+    return;
+  }
+  uint16_t* base = static_cast<uint16_t*>(p.out) + first * kValueWidth + wg * 256;
+  const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
+  if (p.out_dtype == FLASHMLA_BF16) {
+    store_rows16<Bf16>(sums, factor, area, kWarpgroup0 + wg, rows, base);
+  } else {
+    store_rows16<F16>(sums, factor, area, kWarpgroup0 + wg, rows, base);
+  }
+}
+
+}  // namespace flashmla::decode_few
