@@ -53,7 +53,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (kGuesses && lengths_known(p)) {
     bar_sync(kGuessed, kConsumerThreads + 32);
-    prefetch_guessed<kConsumerThreads>(p, sh, threadIdx.x);
+    prefetch_guessed(p, sh);
   }
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();

@@ -81,9 +81,10 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh
     int seq_lens[kKnownOfLane];
 #pragma unroll
     for (int i = 0; i < kKnownOfLane; ++i) {
-      // Whatever stands there yet: no more than what the arithmetic of the schedule can hold.
       const int seq = lane * kKnownOfLane + i;
-      seq_lens[i] = seq < p.batch ? min(max(__ldcg(p.seq_lens + seq), 0), 1 << 20) : 0;
+      seq_lens[i] = seq < p.batch ? __ldcg(p.seq_lens + seq) : 0;
+      // Whatever stands there yet: no more than what the arithmetic of the schedule can hold.
+      if (kGuesses) seq_lens[i] = min(max(seq_lens[i], 0), 1 << 20);
       sh.seq_lens[seq] = seq_lens[i];
     }
     __syncwarp();
@@ -124,36 +125,31 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage
   }
 }
 
-// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; `kThreads` threads.
-// A guess may be wrong, and ids be anything: nothing outside the tensors is touched. If that has ended the copies fetch it all.
-#ifndef AHEAD
-#define AHEAD 2
-#endif
-template <int kThreads, typename Storage>
-__device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh, int thread) {
-  constexpr int kLines = kWidth * 2 / 128, kOfRow = kThreads / Storage::kRows;
-  constexpr int kOfToken = kThreads > AHEAD * kBlockTokens ? kThreads / (AHEAD * kBlockTokens) : 1;
+// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
+// A guess may be wrong, and ids be anything: nothing outside the tensors is touched.
+template <typename Storage>
+__device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh) {
+  constexpr int kLines = kWidth * 2 / 128, kOfRow = kConsumerThreads / Storage::kRows;
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
-  if (!note.any || seg.shape.blocks == 0 || !*static_cast<const volatile int*>(&sh.precedes)) return;
-  const int member = Worker(p).member;
+  const bool late = !*static_cast<const volatile int*>(&sh.precedes);  // the copies fetch it all, then
+  if (late || !note.any || seg.shape.blocks == 0) return;
+  const int thread = threadIdx.x, member = Worker(p).member;
   const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
   const int row = (seg.group * p.tiles_per_group + member) * Storage::kRows + thread / kOfRow;
   const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
   if (row < seg.shape.s_q * p.h_q) {
     for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
   }
-  // Of blocks side by side the first two take a KV block each.
-#pragma unroll
-  for (int i = thread / kOfToken; i < AHEAD * kBlockTokens; i += kThreads / kOfToken) {
-    if (p.tiles_per_group > 1 && i / kBlockTokens != member) continue;
-    const int token = seg.lo * kBlockTokens + i, page = unsigned(token) / unsigned(p.page_size);
-    if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) continue;
-    const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
-    if (id < 0 || id >= p.num_blocks) continue;
-    const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
-    for (int line = thread % kOfToken; line < kLines; line += kOfToken) prefetch(kv + line * 128);
-  }
+  // Two threads a token; of blocks side by side the first two take a KV block each.
+  const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
+  if (p.tiles_per_group > 1 && block != member) return;
+  const int page = unsigned(token) / unsigned(p.page_size);
+  if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
+  const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
+  if (id < 0 || id >= p.num_blocks) return;
+  const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+  for (int line = thread & 1; line < kLines; line += 2) prefetch(kv + line * 128);
 }
 
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.

@@ -17,7 +17,7 @@ const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 
 function setUp(device = H100) {
   const api = new FakeDriver([device])
   api.parameterBytes = (symbol) =>
-    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [168] : [168, 128, 128, 128]
+    symbol === 'mla_append' ? [88] : symbol.startsWith('mla_combine') ? [176] : [176, 128, 128, 128]
   const context = new Context({ device: 0, driver: new Driver({ api }) })
   const stream = new Stream(context)
   return { api, context, stream, library: new KernelLibrary(context) }
@@ -85,6 +85,31 @@ test('a plan of many tiles is one launch, and its flags are cleared once', () =>
   const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
   expect([at('partial_lse'), at('splits')]).toEqual([0n, 0n])
   expect(api.called('cuMemsetD8Async')).toEqual([[at('parts_ready'), 0, 132 * 4, expect.anything()]])
+  plan[Symbol.dispose]()
+})
+
+test('a plan of few rows loads tiles of 16 queries, and its parts are nothing at first', () => {
+  const { api, stream, library } = setUp()
+  const plan = planDecode(library, stream, { ...shape, batch: 100, hQ: 16 })
+  expect(plan.symbol).toBe('mla_decode_bf16_few_merge')
+  const memory = (bytes: number) => new DeviceMemory(stream, bytes)
+  const rows = 100 * 16
+  const given = {
+    ...tensors(stream),
+    q: memory(rows * 576 * 2),
+    out: memory(rows * 512 * 2),
+    lse: memory(rows * 4),
+    blockTable: memory(100 * 2 * 4),
+    seqLens: memory(100 * 4),
+  }
+  decode(plan, given)
+  decode(plan, given)
+  expect(api.launches.map(({ symbol }) => symbol)).toEqual(Array(2).fill('mla_decode_bf16_few_merge'))
+  const view = new DataView(api.launches[0]!.parameters[0]!.buffer)
+  const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
+  expect(api.called('cuMemsetD8Async')).toEqual([[at('partial_out'), 255, 132 * 10 * 256 * 16, expect.anything()]])
+  const queries = api.called('cuTensorMapEncodeTiled').filter(([, , rank]) => rank === 3)
+  expect(queries.map((call) => Buffer.from(call[6] as Uint8Array).readUInt32LE(4))).toEqual([16])
   plan[Symbol.dispose]()
 })
 

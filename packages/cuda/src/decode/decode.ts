@@ -88,8 +88,9 @@ export class DecodePlan extends Resource {
         const memory = new DeviceMemory(stream, bytes)
         this.#workspace.push(memory)
         workspace[name as keyof typeof workspace] = memory.address
-        // Parts' flags are cleared by whoever takes a part, from the first launch on.
-        if (name === 'parts_ready') fill(stream, memory, 0)
+        // The kernels leave it as they found it, from the first launch on.
+        const byte = schedule.filled[name as keyof typeof workspace]
+        if (byte !== undefined) fill(stream, memory, byte)
       }
     } catch (error) {
       for (const memory of this.#workspace) memory[Symbol.dispose]()
@@ -103,6 +104,8 @@ export class DecodePlan extends Resource {
       kv_row_stride: kvRowStride,
       softmax_scale: 0,
       num_blocks: 0,
+      group_workers: schedule.workers / schedule.tilesPerGroup,
+      groups: schedule.groups,
       reserved: 0,
       batch: shape.batch,
       s_q: shape.sQ,
@@ -220,11 +223,12 @@ export class DecodePlan extends Resource {
   #encode({ q, kv, numBlocks }: DecodeTensors): void {
     const { dtype, batch, sQ, hQ, pageSize, totalQueries = batch * sQ } = this.shape
     const { kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = this.shape
+    const { tileRows } = this.schedule
     const { context } = this.#stream
     const [qMap, kvMap, tileMap] = this.#maps as [Uint8Array, Uint8Array, Uint8Array]
     const rows = Math.max(totalQueries * hQ, 1)
     const queries = { dtype, address: q.address, dims: [64, rows, QK_WIDTH / 64], strides: [QK_WIDTH * 2, 128] }
-    encodeTensorMap(context, { ...queries, box: [64, 64, QK_WIDTH / 64] }, qMap)
+    encodeTensorMap(context, { ...queries, box: [64, tileRows, QK_WIDTH / 64] }, qMap)
     if (this.symbol.endsWith('_gather')) {
       kvMap.set(qMap)
       tileMap.set(qMap)

@@ -34,10 +34,15 @@ test.each([
   [{ pageSize: 128 }, '_merge'],
   [{ kvRowStride: 584 }, '_merge'],
   [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
-  [{ batch: 15, hQ: 16 }, '_merge'],
-  [{ batch: 14, hQ: 16 }, ''],
-  [{ batch: 52, hQ: 16, totalQueries: 52 }, ''],
-  [{ batch: 53, hQ: 16, totalQueries: 53 }, '_merge'],
+  [{ batch: 15, hQ: 17 }, '_merge'],
+  [{ batch: 14, hQ: 17 }, ''],
+  [{ batch: 27, hQ: 16 }, '_few_merge'],
+  [{ batch: 26, hQ: 16 }, '_few'],
+  [{ batch: 128, hQ: 1, sQ: 16 }, '_few_merge'],
+  [{ batch: 1, hQ: 4, sQ: 4, pageSize: 16 }, '_few'],
+  [{ hQ: 16, pageSize: 1 }, '_gather'],
+  [{ batch: 52, hQ: 16, totalQueries: 52 }, '_few'],
+  [{ batch: 53, hQ: 16, totalQueries: 53 }, '_few_merge'],
   [{ batch: 33, hQ: 64 }, '_merge'],
   [{ batch: 32, hQ: 64 }, ''],
   [{ batch: 27 }, '_merge'],
@@ -56,16 +61,38 @@ test('batch 128 of 128 heads: 66 pairs of blocks side by side, which merge their
     tilesPerGroup: 2,
     splitByTile: false,
     decodeGrid: [132, 1],
+    groups: 1,
     workspace: { partial_out: 132 * 33 * 256 * 16, partial_lse: 0, splits: 0, parts_ready: 132 * 4 },
+    filled: { parts_ready: 0 },
   })
   expect(found.combine).toBeUndefined()
 })
 
+test('up to 16 rows a sequence: tiles of 16, whose parts are handed over by what is not there yet', () => {
+  const found = plan({ hQ: 16 })
+  expect(found).toMatchObject({ symbol: 'mla_decode_bf16_few_merge', tileRows: 16, tilesPerGroup: 1, groups: 1 })
+  const none = { partial_lse: 0, splits: 0, parts_ready: 0 }
+  expect(found.workspace).toEqual({ ...none, partial_out: 132 * 10 * 256 * 16 })
+  expect(found.filled).toEqual({ partial_out: 255 })
+})
+
+test('up to 16 rows, parts are merged by small blocks: a slice of a row each where rows are few', () => {
+  const gridOf = (overrides: Partial<DecodeShape>) => plan({ hQ: 16, ...overrides }).combine
+  const by = (...grid: number[]) => ({ symbol: 'mla_combine_few', grid })
+  expect(gridOf({ batch: 1 })).toEqual(by(1, 16, 8))
+  expect(gridOf({ batch: 4 })).toEqual(by(4, 16, 4))
+  expect(gridOf({ batch: 8 })).toEqual(by(8, 16, 2))
+  expect(gridOf({ batch: 20 })).toEqual(by(20, 13, 1))
+  expect(gridOf({ batch: 4, totalQueries: 4 })).toEqual(by(132, 2, 1))
+  expect(plan({ batch: 8, hQ: 16 })).toMatchObject({ splitByTile: true, filled: {} })
+  expect(plan({ batch: 8, hQ: 16 }).workspace.partial_out).toBe(2 * 132 * 16 * 512 * 4)
+})
+
 test('few tiles are merged by tile, a block for half a row; more of them, or ragged ones, by two blocks a multiprocessor', () => {
-  expect(plan({ batch: 4, hQ: 16 })).toMatchObject({ workers: 132, splitByTile: true, combine: { grid: [4, 16, 2] } })
-  const ragged = plan({ batch: 4, hQ: 16, totalQueries: 4 })
+  expect(plan({ batch: 4, hQ: 17 })).toMatchObject({ workers: 132, splitByTile: true, combine: { grid: [4, 17, 2] } })
+  const ragged = plan({ batch: 4, hQ: 17, totalQueries: 4 })
   expect(ragged).toMatchObject({ splitByTile: false, combine: { grid: [132, 2, 1] } })
-  expect(plan({ batch: 14, hQ: 16 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 16, 2] } })
+  expect(plan({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
   expect(plan({ batch: 20, hQ: 96 })).toMatchObject({ splitByTile: true, combine: { grid: [20, 13, 1] } })
   const eight = plan({ batch: 8 })
   expect(eight).toMatchObject({ splitByTile: true, combine: { symbol: 'mla_combine_f16', grid: [8, 33, 1] } })
@@ -126,14 +153,17 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         if (!found.combine) {
           // No more than about nine parts a tile, were all of them equal.
           expect(9 * groups).toBeGreaterThanOrEqual(groupWorkers)
-          expect(found.workspace.partial_out).toBe(found.workers * 33 * 256 * 16)
-          expect(found.workspace.parts_ready).toBe(found.workers * 4)
+          const few = rows <= 16
+          expect(found.workspace.partial_out).toBe(found.workers * (few ? 10 : 33) * 256 * 16)
+          expect(found.workspace.parts_ready).toBe(few ? 0 : found.workers * 4)
+          expect(found.filled).toEqual(few ? { partial_out: 255 } : { parts_ready: 0 })
           return
         }
         expect(found.combine.grid[0]).toBe(found.splitByTile ? groups : groupWorkers)
         // A block a row, or blocks that walk the rows: all of them at once, and never more than there are rows for.
         const [entries, combineBlocks, z] = found.combine.grid
-        if (z === 2) expect(combineBlocks).toBe(groupRows)
+        if (z === 2 && found.combine.symbol !== 'mla_combine_few') expect(combineBlocks).toBe(groupRows)
+        else if (z > 1) expect(entries * combineBlocks * z).toBeLessThanOrEqual(2 * multiprocessors)
         else expect(entries * combineBlocks).toBeLessThanOrEqual(Math.max(2 * multiprocessors, entries))
         expect(combineBlocks).toBeGreaterThanOrEqual(1)
         expect(combineBlocks).toBeLessThanOrEqual(groupRows)

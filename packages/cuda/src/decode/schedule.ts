@@ -6,8 +6,11 @@ import { SPLIT_BYTES } from '../kernels/params'
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
-/** Bytes of a part that a block hands over to another: 33 words of 16 bytes for each of 256 threads. */
+/** Query rows of a sequence that the kernel for few of them takes. */
+const FEW_ROWS = 16
+/** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
 const PART_BYTES = 33 * 256 * 16
+const PART_BYTES_FEW = 10 * 256 * 16
 
 /**
  * The decode kernel merges split tiles itself where there are no more than about so many parts a tile: as measured. Ragged queries leave
@@ -15,6 +18,7 @@ const PART_BYTES = 33 * 256 * 16
  */
 function mergedParts(rows: number, ragged: boolean): number {
   if (ragged || rows > 64) return 2.5
+  if (rows <= FEW_ROWS) return 5
   return rows > 32 ? 4 : 9
 }
 
@@ -71,10 +75,11 @@ export function checkShape(shape: DecodeShape): void {
 
 /** Symbol of the decode kernel for a shape, before `scheduleDecode` chooses who merges. */
 export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']): string {
-  const { dtype, pageSize } = shape
+  const { dtype, pageSize, sQ, hQ } = shape
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
   const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
-  return paged ? `mla_decode_${dtype}` : `mla_decode_${dtype}_gather`
+  if (!paged) return `mla_decode_${dtype}_gather`
+  return sQ * hQ <= FEW_ROWS ? `mla_decode_${dtype}_few` : `mla_decode_${dtype}`
 }
 
 export interface DecodeSchedule {
@@ -82,6 +87,8 @@ export interface DecodeSchedule {
   readonly symbol: string
   readonly workers: number
   readonly tilesPerGroup: number
+  /** Groups of row tiles of a sequence. */
+  readonly groups: number
   readonly tileRows: number
   readonly minBlocks: number
   readonly tileOverhead: number
@@ -89,12 +96,16 @@ export interface DecodeSchedule {
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
-    readonly symbol: 'mla_combine' | 'mla_combine_f16'
+    readonly symbol: 'mla_combine' | 'mla_combine_f16' | 'mla_combine_few'
     readonly grid: readonly [number, number, number]
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
-  readonly workspace: Readonly<Record<'partial_out' | 'partial_lse' | 'splits' | 'parts_ready', number>>
+  readonly workspace: Readonly<Record<WorkMemory, number>>
+  /** What every byte of it is before the first launch, where that matters. */
+  readonly filled: Readonly<Partial<Record<WorkMemory, number>>>
 }
+
+type WorkMemory = 'partial_out' | 'partial_lse' | 'splits' | 'parts_ready'
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
 export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: DeviceInfo): DecodeSchedule {
@@ -105,12 +116,15 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const tilesPerGroup = Math.min(tiles, MAX_TILES_PER_GROUP)
   const slots = portable ? device.multiprocessors * 2 : Math.floor(device.multiprocessors / entry.cluster)
   const workers = Math.max(Math.floor(slots / tilesPerGroup), 1) * tilesPerGroup
-  const groups = shape.batch * Math.ceil(tiles / tilesPerGroup)
+  const groups = Math.ceil(tiles / tilesPerGroup)
+  const allGroups = shape.batch * groups
   const groupWorkers = workers / tilesPerGroup
-  const splitByTile = shape.totalQueries === undefined && groups <= groupWorkers
+  const splitByTile = shape.totalQueries === undefined && allGroups <= groupWorkers
+  const few = entry.symbol.endsWith('_few')
   const grids = {
     workers,
     tilesPerGroup,
+    groups,
     tileRows,
     minBlocks: portable ? 1 : 2,
     tileOverhead: portable ? 1 : 2,
@@ -120,24 +134,28 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   if (
     !portable &&
     !entry.symbol.endsWith('_gather') &&
-    mergedParts(rows, shape.totalQueries !== undefined) * groups >= groupWorkers
+    mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers
   ) {
-    const workspace = { partial_out: workers * PART_BYTES, partial_lse: 0, splits: 0, parts_ready: workers * 4 }
-    return { ...grids, symbol: `${entry.symbol}_merge`, workspace }
+    const none = { partial_lse: 0, splits: 0, parts_ready: 0 }
+    const symbol = `${entry.symbol}_merge`
+    return few
+      ? { ...grids, symbol, workspace: { ...none, partial_out: workers * PART_BYTES_FEW }, filled: { partial_out: 0xff } }
+      : {
+          ...grids,
+          symbol,
+          workspace: { ...none, partial_out: workers * PART_BYTES, parts_ready: workers * 4 },
+          filled: { parts_ready: 0 },
+        }
   }
-  const entries = splitByTile ? groups : groupWorkers
+  const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
-  // Little to merge, in many parts each: threads share the parts too.
-  const narrow = entries * groupRows <= 512 && groupWorkers >= 8 * entries
-  // Blocks of 16 warps, a row each: as many as run at once.
-  const combineBlocks = Math.max(Math.min(groupRows, Math.floor((2 * device.multiprocessors) / entries)), 1)
   const halves = !portable && rows > 32
   return {
     ...grids,
     symbol: entry.symbol,
     combine: {
-      symbol: halves ? 'mla_combine_f16' : 'mla_combine',
-      grid: narrow ? [entries, groupRows, 2] : [entries, combineBlocks, 1],
+      symbol: few ? 'mla_combine_few' : halves ? 'mla_combine_f16' : 'mla_combine',
+      grid: combineGrid(few, entries, groupRows, groupWorkers, device),
     },
     workspace: {
       partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
@@ -145,5 +163,25 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       splits: groupWorkers * SPLIT_BYTES,
       parts_ready: 0,
     },
+    filled: {},
   }
+}
+
+/** Blocks that merge: entries of tile groups, rows of them, and slices of a row's columns. As many as run at once. */
+function combineGrid(
+  few: boolean,
+  entries: number,
+  groupRows: number,
+  groupWorkers: number,
+  device: DeviceInfo,
+): readonly [number, number, number] {
+  const most = 2 * device.multiprocessors
+  // Threads that a slice leaves over share the parts, so that they take part where rows are few.
+  const slices = few
+    ? ([8, 4, 2].find((n) => entries * groupRows * n <= most) ?? 1)
+    : entries * groupRows <= 512 && groupWorkers >= 8 * entries
+      ? 2
+      : 1
+  if (!few && slices === 2) return [entries, groupRows, slices]
+  return [entries, Math.max(Math.min(groupRows, Math.floor(most / (entries * slices))), 1), slices]
 }

@@ -37,6 +37,8 @@ export const MlaDecodeParams = new Struct('MlaDecodeParams', {
   splits: 'ptr',
   parts_ready: 'ptr',
   num_blocks: 'i32',
+  group_workers: 'i32',
+  groups: 'i32',
   reserved: 'i32',
 })
 
