@@ -139,7 +139,12 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     const none = { partial_lse: 0, splits: 0, parts_ready: 0 }
     const symbol = `${entry.symbol}_merge`
     return few
-      ? { ...grids, symbol, workspace: { ...none, partial_out: workers * PART_BYTES_FEW }, filled: { partial_out: 0xff } }
+      ? {
+          ...grids,
+          symbol,
+          workspace: { ...none, partial_out: workers * PART_BYTES_FEW },
+          filled: { partial_out: 0xff },
+        }
       : {
           ...grids,
           symbol,
