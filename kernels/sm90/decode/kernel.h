@@ -29,11 +29,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   if (threadIdx.x >= kConsumerThreads) {
     if (clerk) find_place<kGuesses>(p, sh);
     bar_sync(kPlaced, kThreads - kConsumerThreads + 32);
-    bar_arrive(kNoted, kThreads);
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
     if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, 0);
     __syncwarp();
     drop_registers<kProducerRegisters>();
+    bar_arrive(kNoted, kThreads);
     if constexpr (kGather) {
       produce_gather(p, map_q, sh);
     } else {
@@ -53,7 +53,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (kGuesses && lengths_known(p)) {
     bar_sync(kGuessed, kConsumerThreads + 32);
-    prefetch_guessed(p, sh);
+    prefetch_guessed<!kMerges>(p, sh);
   }
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();

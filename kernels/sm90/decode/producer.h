@@ -126,14 +126,15 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage
 }
 
 // Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
-// A guess may be wrong, and ids be anything: nothing outside the tensors is touched.
-template <typename Storage>
+// A guess may be wrong, and ids be anything: nothing outside the tensors is touched. kStops: once that has ended, since the copies fetch it
+// all then. Blocks side by side go on: what they have fetched together keeps them together.
+template <bool kStops, typename Storage>
 __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh) {
   constexpr int kLines = kWidth * 2 / 128, kOfRow = kConsumerThreads / Storage::kRows;
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
-  const bool late = !*static_cast<const volatile int*>(&sh.precedes);  // the copies fetch it all, then
-  if (late || !note.any || seg.shape.blocks == 0) return;
+  const volatile int& precedes = sh.precedes;
+  if (!precedes || !note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x, member = Worker(p).member;
   const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
   const int row = (seg.group * p.tiles_per_group + member) * Storage::kRows + thread / kOfRow;
@@ -149,7 +150,7 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
   if (id < 0 || id >= p.num_blocks) return;
   const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
-  for (int line = thread & 1; line < kLines; line += 2) prefetch(kv + line * 128);
+  for (int line = thread & 1; line < kLines && (!kStops || precedes); line += 2) prefetch(kv + line * 128);
 }
 
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.

@@ -9,7 +9,7 @@ namespace flashmla::decode_few {
 
 constexpr int kCombineThreads = 128;
 
-struct RowSum {
+struct SliceSum {
   float4 o;
   float m, l;
 
@@ -28,9 +28,9 @@ struct RowSum {
 };
 
 // Parts first, first + step, ... of a row; four columns a thread.
-__device__ __forceinline__ RowSum sum_parts(const MlaDecodeParams& p, const PartRows& part_row, int splits, int first, int step, int column) {
+__device__ __forceinline__ SliceSum sum_parts(const MlaDecodeParams& p, const PartRows& part_row, int splits, int first, int step, int column) {
   constexpr int kBatch = 8;
-  RowSum sum = {make_float4(0.f, 0.f, 0.f, 0.f), -INFINITY, 0.f};
+  SliceSum sum = {make_float4(0.f, 0.f, 0.f, 0.f), -INFINITY, 0.f};
 #pragma unroll 1
   for (int base = first; base < splits; base += kBatch * step) {
     float4 part[kBatch];
@@ -57,7 +57,7 @@ __device__ __forceinline__ RowSum sum_parts(const MlaDecodeParams& p, const Part
 }
 
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  __shared__ RowSum shared[kCombineThreads];
+  __shared__ SliceSum shared[kCombineThreads];
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = p.splits[blockIdx.x];
@@ -67,7 +67,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
 #pragma unroll 1
   for (int row = blockIdx.y; row < split.rows; row += gridDim.y) {
     const PartRows part_row(p, split, row);
-    RowSum sum = sum_parts(p, part_row, split.splits, group, groups, column);
+    SliceSum sum = sum_parts(p, part_row, split.splits, group, groups, column);
     if (groups > 1) {
       __syncthreads();
       shared[thread] = sum;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
       if (group > 0) continue;
 #pragma unroll 1
       for (int other = 1; other < groups; ++other) {
-        const RowSum& theirs = shared[thread + other * slice];
+        const SliceSum& theirs = shared[thread + other * slice];
         const float most = fmaxf(sum.m, theirs.m), weight = exp2_approx(theirs.m - base_of(most));
         sum.scale(most);
         sum.l += weight * theirs.l;

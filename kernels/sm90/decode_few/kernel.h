@@ -43,7 +43,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (decode::lengths_known(p)) {
     bar_sync(decode::kGuessed, kConsumerThreads + 32);
-    decode::prefetch_guessed(p, sh);
+    decode::prefetch_guessed<true>(p, sh);
   }
   bar_sync(decode::kNoted, kConsumerThreads + 64);  // waiting at the note's own barrier would take the clerk's time
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
