@@ -125,8 +125,8 @@ class Decode:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
-        narrow = not portable and variant == 'tensor' and rows <= tune.get('narrow', 16)
-        if narrow:
+        few_rows = not portable and variant == 'tensor' and rows <= tune.get('few_rows', 16)
+        if few_rows:
             self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + '_few'
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles = -(-rows // tile_rows)
@@ -134,15 +134,15 @@ class Decode:
         workers = max(1, (sms * 2 if portable else sms) // group) * group
         groups = b * -(-tiles // group)
         # Few parts a tile: the decode kernel merges them itself.
-        most = 2.5 if query_start is not None or rows > 64 else 4 if rows > 32 else 9
-        few = most * groups >= workers // group
-        merges = not portable and variant == 'tensor' and tune.get('merge', few)
+        most = 2.5 if query_start is not None or rows > 64 else 5 if few_rows else 4 if rows > 32 else 9
+        few_parts = most * groups >= workers // group
+        merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if not portable and not merges and rows > 32 else torch.float32
-        size = workers * (10 if narrow else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        size = workers * (10 if few_rows else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows, 2), float('nan'), dtype=torch.float32, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
@@ -153,7 +153,7 @@ class Decode:
                                    query_start.data_ptr() if query_start is not None else None, self.out.data_ptr(),
                                    self.lse.data_ptr(), self.partial.data_ptr(), self.partial_lse.data_ptr(),
                                    block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
-                                   OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable else 2),
+                                   OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges else None,
                                    kv.shape[0], workers // group, -(-tiles // group), 0)
@@ -162,10 +162,10 @@ class Decode:
         by_halves = entries * group_rows <= 512 and workers // group >= 8 * entries
         blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if by_halves else (entries, blocks, 1)
-        if narrow:
+        if few_rows:
             slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= 2 * sms), 1)
             self.combine_grid = (entries, max(1, min(group_rows, 2 * sms // (entries * slices))), slices)
-        self.combine = None if merges else 'mla_combine_few' if narrow else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
+        self.combine = None if merges else 'mla_combine_few' if few_rows else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, tile_rows, 9))

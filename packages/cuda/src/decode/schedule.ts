@@ -126,7 +126,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     tilesPerGroup,
     groups,
     tileRows,
-    minBlocks: portable ? 1 : 2,
+    minBlocks: portable || few ? 1 : 2,
     tileOverhead: portable ? 1 : 2,
     splitByTile,
     decodeGrid: [workers * entry.cluster, 1],
