@@ -74,6 +74,8 @@ const modules = [
       ),
       combine,
       plain('mla_combine_f16', 512),
+      plain('mla_combine_rows', 256),
+      plain('mla_combine_rows_f16', 256),
     ],
   },
   {

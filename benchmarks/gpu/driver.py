@@ -165,7 +165,8 @@ class Decode:
         if few_rows:
             slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= 2 * sms), 1)
             self.combine_grid = (entries, max(1, min(group_rows, 2 * sms // (entries * slices))), slices)
-        self.combine = None if merges else 'mla_combine_few' if few_rows else 'mla_combine_f16' if part == torch.float16 else 'mla_combine'
+        self.combine = None if merges else 'mla_combine_few' if few_rows else (
+            'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]
         if not portable:
             self.q_map = tensor_map(q.dtype, q.data_ptr(), (64, t * h_q, 9), (1152, 128), (64, tile_rows, 9))

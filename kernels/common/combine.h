@@ -48,9 +48,9 @@ __device__ __forceinline__ float base_of(float lse) { return lse == -INFINITY ? 
 __device__ __forceinline__ float inverse(float total) { return total > 0.f ? __fdividef(1.f, total) : 0.f; }
 
 // One row by one warp. A lane takes the row's 16-byte pieces 32 * k + lane.
-template <bool kHalves>
+template <bool kHalves, int kBatch>
 __device__ __forceinline__ void combine_row(const MlaDecodeParams& p, const MlaSplit& split, int row) {
-  constexpr int kBatch = kHalves ? 4 : 2, kPieces = kHalves ? 2 : 4, kColumns = 16 / kPieces;  // columns of a piece
+  constexpr int kPieces = kHalves ? 2 : 4, kColumns = 16 / kPieces;  // columns of a piece
   const int lane = threadIdx.x & 31, splits = split.splits;
   const PartRows part_row(p, split, row);
   const uint4* parts = static_cast<const uint4*>(p.partial_out);
@@ -168,24 +168,42 @@ __device__ __forceinline__ void combine_half_row(const MlaDecodeParams& p, const
   if (lane == 0) p.lse[out_row] = (most + __log2f(total)) * kLn2;
 }
 
-template <bool kHalves>
-__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  __shared__ float4 shared_acc[512];
-  __shared__ float shared_total[8];
+// Lets the kernel after this one start, and waits for the one before it.
+__device__ __forceinline__ void overlap() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+template <bool kHalves, int kBatch>
+__device__ __forceinline__ void combine_rows(const MlaDecodeParams& p, const MlaSplit& split, int warps) {
+#pragma unroll 1
+  for (int row = blockIdx.y + (threadIdx.x >> 5) * gridDim.y; row < split.rows; row += gridDim.y * warps) {
+    combine_row<kHalves, kBatch>(p, split, row);
+  }
+}
+
+template <bool kHalves>
+__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
+  __shared__ float4 shared_acc[512];
+  __shared__ float shared_total[8];
+  overlap();
   const MlaSplit split = p.splits[blockIdx.x];
   if (split.splits < 2) return;
   if (gridDim.z == 2) {
     if (int(blockIdx.y) < split.rows) combine_half_row<kHalves>(p, split, blockIdx.y, shared_acc, shared_total);
     return;
   }
-#pragma unroll 1
-  for (int row = blockIdx.y + (threadIdx.x >> 5) * gridDim.y; row < split.rows; row += gridDim.y * kCombineWarps) {
-    combine_row<kHalves>(p, split, row);
-  }
+  combine_rows<kHalves, kHalves ? 4 : 2>(p, split, kCombineWarps);
+}
+
+// Rows only, by half as many warps with twice the registers: the parts of most rows are on their way all at once.
+template <bool kHalves>
+__device__ __forceinline__ void combine_rows_only(const MlaDecodeParams& p) {
+  overlap();
+  const MlaSplit split = p.splits[blockIdx.x];
+  if (split.splits > 1) combine_rows<kHalves, kHalves ? 9 : 4>(p, split, kCombineWarps / 2);
 }
 
 }  // namespace flashmla

@@ -20,3 +20,5 @@ MLA_DECODE(mla_decode_f16_merge, F16, false, true)
 
 extern "C" __global__ void __launch_bounds__(512, 2) mla_combine(const __grid_constant__ MlaDecodeParams p) { combine<false>(p); }
 extern "C" __global__ void __launch_bounds__(512, 2) mla_combine_f16(const __grid_constant__ MlaDecodeParams p) { combine<true>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) mla_combine_rows(const __grid_constant__ MlaDecodeParams p) { combine_rows_only<false>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) mla_combine_rows_f16(const __grid_constant__ MlaDecodeParams p) { combine_rows_only<true>(p); }

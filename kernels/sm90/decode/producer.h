@@ -153,19 +153,22 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   for (int line = thread & 1; line < kLines && (!kStops || precedes); line += 2) prefetch(kv + line * 128);
 }
 
-// Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread.
+// Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread. The queries of a
+// block's first tile of 64 rows come before any KV: nothing can be done without them.
 template <bool kMerges, typename Storage>
 __device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, int number) {
   using namespace ptx;
   const Note& note = sh.note[number & 1];
-  mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
   const Worker worker(p);
   const uint32_t bar = smem_address(&sh.q_full);
-  while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
   const bool loads = note.any && note.seg.shape.blocks > 0;
-  if (loads) {
-    const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * Storage::kRows;
-    tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
+  const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * Storage::kRows;
+  const bool first = number == 0 && sizeof(sh.q) > kTileBytes * kTiles / 2;
+  if (first && loads) tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
+  mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
+  if (!first) {
+    while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
+    if (loads) tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
   }
   if constexpr (kMerges) sh.places[number & 3] = place_of(sh.at, note.seg, worker.group);  // seen with the queries
   if (loads) {

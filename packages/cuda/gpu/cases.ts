@@ -18,6 +18,7 @@ export const cases: readonly Case[] = [
     { hQ: 9, sQ: 1, pageSize: 16, lengths },
     { hQ: 3, sQ: 4, pageSize: 1, lengths },
     { hQ: 64, sQ: 2, pageSize: 32, lengths },
+    { hQ: 128, sQ: 1, pageSize: 64, lengths: many(9, 800) },
     // Tiles in few parts each, which the decode kernel merges itself.
     { hQ: 16, sQ: 1, pageSize: 64, lengths: many(30, 700) },
     { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },

@@ -89,13 +89,15 @@ test('up to 16 rows, parts are merged by small blocks: a slice of a row each whe
 })
 
 test('few tiles are merged by tile, a block for half a row; more of them, or ragged ones, by two blocks a multiprocessor', () => {
-  expect(plan({ batch: 4, hQ: 17 })).toMatchObject({ workers: 132, splitByTile: true, combine: { grid: [4, 17, 2] } })
+  const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [4, 17, 2] } }
+  expect(plan({ batch: 4, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
   const ragged = plan({ batch: 4, hQ: 17, totalQueries: 4 })
-  expect(ragged).toMatchObject({ splitByTile: false, combine: { grid: [132, 2, 1] } })
+  expect(ragged).toMatchObject({ splitByTile: false, combine: { symbol: 'mla_combine_rows', grid: [132, 2, 1] } })
   expect(plan({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
-  expect(plan({ batch: 20, hQ: 96 })).toMatchObject({ splitByTile: true, combine: { grid: [20, 13, 1] } })
+  const rows = { splitByTile: true, combine: { symbol: 'mla_combine_rows_f16', grid: [20, 13, 1] } }
+  expect(plan({ batch: 20, hQ: 96 })).toMatchObject(rows)
   const eight = plan({ batch: 8 })
-  expect(eight).toMatchObject({ splitByTile: true, combine: { symbol: 'mla_combine_f16', grid: [8, 33, 1] } })
+  expect(eight).toMatchObject({ splitByTile: true, combine: { symbol: 'mla_combine_rows_f16', grid: [8, 33, 1] } })
   expect(eight.workspace).toEqual({
     partial_out: 2 * 132 * 64 * 512 * 2,
     partial_lse: 2 * 132 * 64 * 8,
@@ -167,7 +169,8 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         else expect(entries * combineBlocks).toBeLessThanOrEqual(Math.max(2 * multiprocessors, entries))
         expect(combineBlocks).toBeGreaterThanOrEqual(1)
         expect(combineBlocks).toBeLessThanOrEqual(groupRows)
-        const bytes = found.combine.symbol === 'mla_combine_f16' ? 2 : 4
+        const bytes = found.combine.symbol.endsWith('_f16') ? 2 : 4
+        expect(found.combine.symbol.includes('_rows')).toBe(to === 'sm_90a' && rows > 16 && z === 1)
         expect(found.workspace).toEqual({
           partial_out: 2 * found.workers * found.tileRows * 512 * bytes,
           partial_lse: 2 * found.workers * found.tileRows * 8,

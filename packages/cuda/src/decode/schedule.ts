@@ -96,7 +96,7 @@ export interface DecodeSchedule {
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
-    readonly symbol: 'mla_combine' | 'mla_combine_f16' | 'mla_combine_few'
+    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | 'mla_combine_few'
     readonly grid: readonly [number, number, number]
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
@@ -155,12 +155,15 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   const halves = !portable && rows > 32
+  const grid = combineGrid(few, entries, groupRows, groupWorkers, device)
+  // Rows of few parts each: half as many warps, which have all parts of theirs on the way at once.
+  const byRow = !portable && grid[2] === 1
   return {
     ...grids,
     symbol: entry.symbol,
     combine: {
-      symbol: few ? 'mla_combine_few' : halves ? 'mla_combine_f16' : 'mla_combine',
-      grid: combineGrid(few, entries, groupRows, groupWorkers, device),
+      symbol: few ? 'mla_combine_few' : `mla_combine${byRow ? '_rows' : ''}${halves ? '_f16' : ''}`,
+      grid,
     },
     workspace: {
       partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
