@@ -26,7 +26,7 @@ const SM90 = ['-gencode', 'arch=compute_90a,code=sm_90a', '-cubin']
 const PORTABLE = ['-arch=compute_80', '-ptx']
 
 const decode = (symbol) => ({ symbol, threads: 384, sharedBytes: 232448, cluster: 1, tileRows: 64, blockTokens: 64 })
-const decodeFew = (symbol) => ({ ...decode(symbol), sharedBytes: 209920, tileRows: 16 })
+const decodeFew = (symbol) => ({ ...decode(symbol), threads: 320, sharedBytes: 209920, tileRows: 16 })
 const plain = (symbol, threads, extra = {}) => ({ symbol, threads, sharedBytes: 0, cluster: 1, ...extra })
 const combine = plain('mla_combine', 512)
 const append = [plain('mla_append', 128), plain('mla_cast', 256)]

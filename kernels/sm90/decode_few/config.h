@@ -7,19 +7,21 @@ namespace flashmla::decode_few {
 
 using decode::kConsumerThreads;
 using decode::kRopeTile;
-using decode::kThreads;
 using decode::kTileBytes;
 using decode::kTiles;
 using decode::kValueWidth;
 
 constexpr int kRows = 16;
 constexpr int kQueryTileBytes = kRows * decode::kTileCols * 2;  // 2 KiB, for Q and P alike
+constexpr int kLoadingThreads = 64;  // the producer and the clerk
+constexpr int kThreads = kConsumerThreads + kLoadingThreads;
 constexpr int kColumns = 4;  // query rows that a thread has values of: columns of its products
 constexpr int kHalfTiles = 4;
 
 // Named barriers of a warpgroup, beside those of decode::NamedBarrier that are used here too.
 enum NamedBarrier : int { kWarpgroup0 = 1, kWarpgroup1 = 2 };
 
+// What both kernels have stands in the same words in ../decode/config.h.
 struct SharedStorage {
   static constexpr int kRows = decode_few::kRows;
   uint8_t q[kTiles][kQueryTileBytes];

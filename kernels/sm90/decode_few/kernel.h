@@ -20,10 +20,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   if (warp >= 8) {
-    if (warp > 9) return;
     if (warp == 9) decode::find_place<true>(p, sh);
-    bar_sync(decode::kPlaced, 96);
-    bar_arrive(decode::kNoted, kConsumerThreads + 64);
+    bar_sync(decode::kPlaced, kLoadingThreads + 32);
+    bar_arrive(decode::kNoted, kThreads);
     if (warp == 8) decode::produce_tma(p, map_kv, map_tile, sh);
     if (warp == 9) {
       // The end of what comes before has been seen: from here on what that wrote is used, and may be overwritten.
@@ -35,7 +34,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (warp == 1) {
     decode::init_barriers<false>(sh, lane);
-    bar_arrive(decode::kPlaced, 96);
+    bar_arrive(decode::kPlaced, kLoadingThreads + 32);
   } else if (threadIdx.x == 64) {
     prefetch_map(map_q);
     prefetch_map(map_kv);
@@ -45,7 +44,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     bar_sync(decode::kGuessed, kConsumerThreads + 32);
     decode::prefetch_guessed<true>(p, sh);
   }
-  bar_sync(decode::kNoted, kConsumerThreads + 64);  // waiting at the note's own barrier would take the clerk's time
+  bar_sync(decode::kNoted, kThreads);  // waiting at the note's own barrier would take the clerk's time
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
   const int worker = int(gridDim.x) - 1 - int(blockIdx.x);
   Consumer<T> consumer(p, sh, wg);
