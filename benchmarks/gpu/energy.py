@@ -34,22 +34,29 @@ class Card:
 
 
 def spent(card, calls, seconds=2.0):
-    """Microseconds and millijoules a call, watts, and the clock at the end."""
+    """Microseconds and millijoules a call, watts, and the clock at the end, once the card has found its clock."""
     graph = captured(calls)
-    start, energy, replays = time.time(), card.millijoules(), 0
-    while time.time() - start < seconds:
-        for _ in range(20):
-            graph.replay()
-        torch.cuda.synchronize()
-        replays += 20
-    clock, elapsed, energy = card.megahertz(), time.time() - start, card.millijoules() - energy
+
+    def replay_for(seconds):
+        start, replays = time.time(), 0
+        while time.time() - start < seconds:
+            for _ in range(20):
+                graph.replay()
+            torch.cuda.synchronize()
+            replays += 20
+        return replays, time.time() - start
+
+    replay_for(0.5)
+    energy = card.millijoules()
+    replays, elapsed = replay_for(seconds)
+    clock, energy = card.megahertz(), card.millijoules() - energy
     count = replays * len(calls)
     return elapsed * 1e6 / count, energy / count, energy / 1e3 / elapsed, clock
 
 
 if __name__ == '__main__':
     card = Card()
-    wanted = os.environ.get('SHAPES', '3,5,6,7')
+    wanted = os.environ.get('SHAPES', '3,4,5,6,7')
     print('| b x s_q x h_q, length | kernel | us | mJ | W | MHz |\n|---|---|---|---|---|---|', flush=True)
     for shape in [SHAPES[int(i)] for i in wanted.split(',')]:
         if os.environ.get('PEERS'):
