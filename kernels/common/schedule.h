@@ -26,7 +26,6 @@ struct SequenceShape {
 
 // Shapes of the batch's sequences. What they share is worked out once.
 struct Shapes {
-  static constexpr bool kWalksRows = false;
   const MlaDecodeParams& p;
   const int32_t* seq_lens;  // p.seq_lens, or a copy of them
   int group_rows, groups;
@@ -50,29 +49,18 @@ struct Shapes {
   }
 };
 
-// The same from lengths and numbers of query rows at hand, a word a sequence: little code, and no branches. First query rows are left to
-// the walk along the sequences.
-constexpr int kKnownLengths = 128;  // of as many sequences at most
-constexpr int kKnownOfLane = kKnownLengths / 32;
-constexpr int kMostKnown = 1 << 20, kLengthBits = 21;  // tokens, at most
-constexpr int kMostQueries = (1 << (32 - kLengthBits)) - 1;
-
-__device__ __forceinline__ uint32_t known_word(int seq_len, int s_q) { return uint32_t(seq_len) | uint32_t(s_q) << kLengthBits; }
-__device__ __forceinline__ int groups_of(const MlaDecodeParams& p, int s_q) {
-  return p.query_start == nullptr ? p.groups : ceil_div(s_q * p.h_q, p.tile_rows * p.tiles_per_group);
-}
-
+// The same where every sequence has s_q query rows and the lengths are at hand: little code, and no branches.
 struct KnownShapes {
-  static constexpr bool kWalksRows = true;
   const MlaDecodeParams& p;
-  const uint32_t* words;
+  const int32_t* seq_lens;
 
   __device__ __forceinline__ SequenceShape operator()(int seq) const {
-    const uint32_t word = words[seq];
-    const int seq_len = word & ((1 << kLengthBits) - 1), s_q = p.query_start == nullptr ? p.s_q : word >> kLengthBits;
-    return {0, s_q, seq_len, ceil_div(seq_len, kBlockTokens), groups_of(p, s_q)};
+    const int seq_len = seq_lens[seq];
+    return {seq * p.s_q, p.s_q, seq_len, ceil_div(seq_len, kBlockTokens), p.groups};
   }
 };
+constexpr int kKnownLengths = 128;  // of as many sequences at most
+constexpr int kKnownOfLane = kKnownLengths / 32;
 
 // How the line is laid out, and where a position of it falls.
 struct LinePosition {
@@ -82,7 +70,6 @@ struct LinePosition {
   int equal;      // units of every tile group, where they are the same
   int seq;        // sequence that contains the position, or b when it is past the end
   int seq_start;  // position where `seq` starts
-  int row_start;  // first query row of `seq`, from known lengths only
 
   // Units of one tile group. Without tokens it has rows to write still.
   __device__ __forceinline__ int units(const SequenceShape& s) const { return equal > 0 ? equal : s.blocks + overhead; }
@@ -123,7 +110,6 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
   LinePosition at;
   at.overhead = p.tile_overhead;
   at.equal = 0;
-  at.row_start = 0;
   at.total = __shfl_sync(kAll, upto, 31);
   // Two divisions at once.
   const int quotient = lane == 0 ? ceil_div(at.total, workers) : unsigned(workers) / unsigned(max(groups, 1));
@@ -171,39 +157,34 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
   return at;
 }
 
-// The same from what is known: lane i has the lengths and query rows of sequences kKnownOfLane * i and after, 0 past the last. Straight
-// through: whatever branches waits for its instructions, in code that runs once.
-__device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const int (&seq_lens)[kKnownOfLane],
-                                               const int (&queries)[kKnownOfLane], int worker) {
+// The same from known lengths: lane i has those of sequences kKnownOfLane * i and after, 0 past the last. Straight through: whatever branches
+// waits for its instructions, in code that runs once.
+__device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const int (&seq_lens)[kKnownOfLane], int worker) {
   constexpr unsigned kAll = 0xffffffffu;
   const int lane = threadIdx.x & 31, first = lane * kKnownOfLane;
-  int tiles[kKnownOfLane], units[kKnownOfLane], mine = 0, my_groups = 0, my_rows = 0, fewest = 0x7fffffff, most = 0;
+  int units[kKnownOfLane], mine = 0, fewest = 0x7fffffff, most = 0;
 #pragma unroll
   for (int i = 0; i < kKnownOfLane; ++i) {
     const int blocks = ceil_div(seq_lens[i], kBlockTokens);
-    tiles[i] = first + i < p.batch ? groups_of(p, queries[i]) : 0;
-    units[i] = tiles[i] * (blocks + p.tile_overhead);
+    const bool exists = first + i < p.batch;
+    units[i] = exists ? p.groups * (blocks + p.tile_overhead) : 0;
     mine += units[i];
-    my_groups += tiles[i];
-    my_rows += queries[i];
-    fewest = min(fewest, tiles[i] > 0 ? blocks : 0x7fffffff);
-    most = max(most, tiles[i] > 0 ? blocks : 0);
+    fewest = min(fewest, exists ? blocks : 0x7fffffff);
+    most = max(most, blocks);
   }
   fewest = __reduce_min_sync(kAll, fewest);
   most = __reduce_max_sync(kAll, most);
-  const int groups = p.query_start == nullptr ? p.batch * p.groups : __reduce_add_sync(kAll, my_groups), workers = p.group_workers;
   int upto = scan_lanes(mine);
-  const int rows_upto = scan_lanes(my_rows);
   LinePosition at;
   at.overhead = p.tile_overhead;
   at.equal = 0;
   at.total = __shfl_sync(kAll, upto, 31);
+  const int groups = p.batch * p.groups, workers = p.group_workers;
   // Divisions at once where they can be; see above for what they are.
-  const int divisor = max(groups, 1);
-  const int quotient = ceil_div(lane == 0 ? at.total : workers - divisor + 1, lane == 0 ? workers : divisor);
+  const int quotient = ceil_div(lane == 0 ? at.total : workers - groups + 1, lane == 0 ? workers : groups);
   at.chunk = max(__shfl_sync(kAll, quotient, 0), p.min_blocks);
   const int limit = at.chunk + at.chunk / 16;
-  if (groups > 0 && fewest == most) {
+  if (fewest == most) {
     const bool few = groups <= workers;
     const int tile = most + at.overhead;
     const int ratio = ceil_div(few ? most : at.chunk, few ? __shfl_sync(kAll, quotient, 1) : tile);
@@ -212,9 +193,12 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
     if (few && chunk <= limit) {
       at.overhead = 0;
       at.equal = max(ceil_div(most, chunk), 1) * chunk;
-      mine = my_groups * at.equal;
+      mine = 0;
 #pragma unroll
-      for (int i = 0; i < kKnownOfLane; ++i) units[i] = tiles[i] * at.equal;
+      for (int i = 0; i < kKnownOfLane; ++i) {
+        units[i] = first + i < p.batch ? p.groups * at.equal : 0;
+        mine += units[i];
+      }
       upto = scan_lanes(mine);
       at.total = __shfl_sync(kAll, upto, 31);
     }
@@ -222,19 +206,17 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
 
   const int target = worker * at.chunk;
   const unsigned hit = __ballot_sync(kAll, mine > 0 && upto > target);
-  int seq = first, start = upto - mine, row = rows_upto - my_rows;
+  int seq = first, start = upto - mine;
 #pragma unroll
   for (int i = 0; i < kKnownOfLane - 1; ++i) {
     if (start + units[i] <= target && seq == first + i) {
       start += units[i];
-      row += queries[i];
       ++seq;
     }
   }
   const int owner = max(__ffs(hit) - 1, 0);
   at.seq = hit != 0 ? __shfl_sync(kAll, seq, owner) : p.batch;
   at.seq_start = hit != 0 ? __shfl_sync(kAll, start, owner) : at.total;
-  at.row_start = __shfl_sync(kAll, row, owner);
   return at;
 }
 
@@ -250,7 +232,7 @@ struct Segment {
 
 // Walks the segments of one group worker in order.
 struct SegmentWalk {
-  int pos, end, seq_start, seq, row_start;
+  int pos, end, seq_start, seq;
 
   SegmentWalk() = default;
   __device__ __forceinline__ SegmentWalk(const LinePosition& at, int worker) {
@@ -258,18 +240,15 @@ struct SegmentWalk {
     end = min(pos + at.chunk, at.total);
     seq = at.seq;
     seq_start = at.seq_start;
-    row_start = at.row_start;
   }
 
   template <typename AnyShapes>
   __device__ __forceinline__ bool next(const LinePosition& at, const AnyShapes& shapes, Segment& out) {
     while (pos < end && seq < shapes.p.batch) {
-      SequenceShape s = shapes(seq);
-      if (AnyShapes::kWalksRows) s.query_start = row_start;
+      const SequenceShape s = shapes(seq);
       const int units = at.units(s), seq_end = seq_start + units * s.groups;
       if (pos >= seq_end) {
         seq_start = seq_end;
-        row_start += s.s_q;
         ++seq;
         continue;
       }

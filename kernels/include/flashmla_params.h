@@ -49,7 +49,7 @@ struct MlaDecodeParams {
   int32_t num_blocks;          // 160 pages of the cache
   int32_t group_workers;       // 164 workers / tiles_per_group
   int32_t groups;              // 168 row-tile groups of each sequence; unused when query_start is given
-  int32_t query_rows;          // 172 t
+  int32_t reserved;            // 172 0
 };
 static_assert(sizeof(MlaDecodeParams) == 176, "mirrored on the host");
 

@@ -71,8 +71,8 @@ struct SharedStorage {
   Note note[2];        // of this segment and of the next
   PartPlace places[4]; // of the nth segment in its tile; stands until after the segment
   int precedes;        // whether what comes before the kernel still runs
-  int known;           // whether the sequences are in known_words
-  uint32_t known_words[kKnownLengths];
+  int known;           // whether the lengths are in seq_lens
+  int32_t seq_lens[kKnownLengths];
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;  // room to align to the swizzle's period
 static_assert(kSharedBytes <= 232448, "shared memory of one block");

@@ -50,33 +50,8 @@ __device__ __forceinline__ void wait_for_precedent() {
   if ((threadIdx.x & 31) == 0) trace(kTracePrecedent);
 }
 
-// Whether lengths and query rows fit into the clerk's registers.
-__device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) {
-  return p.batch <= kKnownLengths && (p.query_start == nullptr || p.s_q <= kMostQueries);
-}
-
-// What is known of a lane's sequences as it stands in memory.
-struct KnownOfLane {
-  int seq_lens[kKnownOfLane], queries[kKnownOfLane], first_row;
-
-  __device__ __forceinline__ explicit KnownOfLane(const MlaDecodeParams& p) {
-    const int first = (threadIdx.x & 31) * kKnownOfLane;
-    first_row = p.query_start == nullptr ? 0 : __ldcg(p.query_start);
-#pragma unroll
-    for (int i = 0; i < kKnownOfLane; ++i) {
-      const int seq = first + i;
-      const bool exists = seq < p.batch;
-      seq_lens[i] = exists ? __ldcg(p.seq_lens + seq) : 0;
-      queries[i] = !exists ? 0 : p.query_start == nullptr ? p.s_q : __ldcg(p.query_start + seq + 1) - __ldcg(p.query_start + seq);
-    }
-  }
-  __device__ __forceinline__ bool operator==(const KnownOfLane& other) const {
-    bool same = first_row == other.first_row;
-#pragma unroll
-    for (int i = 0; i < kKnownOfLane; ++i) same &= seq_lens[i] == other.seq_lens[i] && queries[i] == other.queries[i];
-    return same;
-  }
-};
+// Whether the lengths fit into the clerk's registers.
+__device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
 
 // The worker's first segment, from where it starts on the line.
 template <typename AnyShapes, typename Storage>
@@ -103,25 +78,29 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh
   bool found = known;
   if (!kGuesses || !known) wait_for_precedent();
   if (known) {
-    KnownOfLane lengths(p);
+    int seq_lens[kKnownOfLane];
 #pragma unroll
     for (int i = 0; i < kKnownOfLane; ++i) {
-      // Whatever stands there yet: no more than what the arithmetic of the schedule can hold. More is never found to be right.
-      lengths.seq_lens[i] = min(max(lengths.seq_lens[i], 0), kMostKnown);
-      if (p.query_start != nullptr) lengths.queries[i] = min(max(lengths.queries[i], 0), p.s_q);
-      sh.known_words[lane * kKnownOfLane + i] = known_word(lengths.seq_lens[i], p.query_start == nullptr ? 0 : lengths.queries[i]);
+      const int seq = lane * kKnownOfLane + i;
+      seq_lens[i] = seq < p.batch ? __ldcg(p.seq_lens + seq) : 0;
+      // Whatever stands there yet: no more than what the arithmetic of the schedule can hold.
+      if (kGuesses) seq_lens[i] = min(max(seq_lens[i], 0), 1 << 20);
+      sh.seq_lens[seq] = seq_lens[i];
     }
     __syncwarp();
-    LinePosition at = locate(p, lengths.seq_lens, lengths.queries, worker.group);
-    at.row_start += lengths.first_row;
-    note_first(p, sh, KnownShapes{p, sh.known_words}, at, worker);
+    note_first(p, sh, KnownShapes{p, sh.seq_lens}, locate(p, seq_lens, worker.group), worker);
     if constexpr (kGuesses) {
       sh.precedes = 1;
       ptx::bar_arrive(kGuessed, kConsumerThreads + 32);
       wait_for_precedent();
       sh.precedes = 0;
+#pragma unroll
+      for (int i = 0; i < kKnownOfLane; ++i) {
+        const int seq = lane * kKnownOfLane + i;
+        if (seq < p.batch) found &= seq_lens[i] == __ldcg(p.seq_lens + seq);
+      }
+      found = __all_sync(0xffffffffu, found);
     }
-    found = __all_sync(0xffffffffu, lengths == KnownOfLane(p));
   }
   if (!found) {
     const Shapes shapes(p, Storage::kRows);
@@ -160,7 +139,7 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
   const int row = (seg.group * p.tiles_per_group + member) * Storage::kRows + thread / kOfRow;
   const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
-  if (row < seg.shape.s_q * p.h_q && unsigned(seg.shape.query_start * p.h_q + row) < unsigned(p.query_rows * p.h_q)) {
+  if (row < seg.shape.s_q * p.h_q) {
     for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
   }
   // Two threads a token; of blocks side by side the first two take a KV block each.
@@ -222,7 +201,7 @@ template <bool kMerges, typename Storage>
 __device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
   if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
   if (sh.known) {
-    announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.known_words});
+    announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.seq_lens});
   } else {
     announce_others<kMerges>(p, sh, map_q, Shapes(p, Storage::kRows));
   }

@@ -39,7 +39,7 @@ struct SharedStorage {
   PartPlace places[4];
   int precedes;
   int known;
-  uint32_t known_words[kKnownLengths];
+  int32_t seq_lens[kKnownLengths];
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;
 static_assert(kSharedBytes <= 232448, "shared memory of one block");
