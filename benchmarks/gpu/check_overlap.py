@@ -21,11 +21,12 @@ def written_by_cast(lengths, target):
     return lambda: launch('mla_cast', 'mla_append.cubin', (1, 1, 1), [params]), source
 
 
-def check(h_q):
+def check(h_q, ragged):
     random = torch.Generator().manual_seed(3)
     lengths = [torch.randint(128, 3000, (BATCH,), generator=random, dtype=torch.int32) for _ in range(2)]
     q, kv, table, seq_lens = oracle.make_inputs(torch.maximum(*lengths).tolist(), 1, h_q, 64, seed=1, poison=False)
-    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5)
+    starts = torch.arange(BATCH + 1, dtype=torch.int32, device='cuda') if ragged else None
+    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts)
     assert call.symbol.endswith('_merge')
     right = []
     for each in lengths:
@@ -44,6 +45,6 @@ def check(h_q):
 
 
 if __name__ == '__main__':
-    wrong = [check(h_q) for h_q in (16, 128)]
+    wrong = [check(h_q, ragged) for h_q in (16, 128) for ragged in (False, True)]
     print(f'overlapping decodes: {sum(wrong)} wrong of {len(wrong) * 2 * ROUNDS}')
     sys.exit(1 if sum(wrong) else 0)

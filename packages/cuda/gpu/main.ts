@@ -1,4 +1,5 @@
-// Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too.
+// Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too. FLASHMLA_CASES runs
+// only the cases with that in their name.
 import { Context, CudaUnavailableError, KernelLibrary, Stream } from '../src/index'
 import { closeBackends } from './backend'
 import { cases } from './cases'
@@ -21,10 +22,11 @@ const stream = new Stream(context)
 const library = new KernelLibrary(context)
 console.log(library.why)
 const machine: Machine = { context, stream, library, backends: new Map() }
+const wanted = cases.filter(([name]) => name.includes(process.env.FLASHMLA_CASES ?? ''))
 let failed = 0
 /** Cases kept of each group whose lines would be many. */
 const kept = new Map<string, number>()
-for (const [name, run] of cases) {
+for (const [name, run] of wanted) {
   try {
     const found = await run(machine)
     const group = name.startsWith('contract') ? name.slice(0, name.indexOf(':')) : undefined
@@ -40,5 +42,5 @@ await closeBackends(machine)
 library[Symbol.dispose]()
 stream[Symbol.dispose]()
 if (failed === 0) context[Symbol.dispose]()
-console.log(`${cases.length - failed} of ${cases.length} passed; ${driver.live.size} resources left`)
+console.log(`${wanted.length - failed} of ${wanted.length} passed; ${driver.live.size} resources left`)
 process.exitCode = failed === 0 && driver.live.size === 0 ? 0 : 1
