@@ -163,8 +163,9 @@ class Decode:
         blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if by_halves else (entries, blocks, 1)
         if few_rows:
-            slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= 2 * sms), 1)
-            self.combine_grid = (entries, max(1, min(group_rows, 2 * sms // (entries * slices))), slices)
+            most = (2 if by_tile else 4) * sms
+            slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= most), 1)
+            self.combine_grid = (entries, max(1, min(group_rows, most // (entries * slices))), slices)
         self.combine = None if merges else 'mla_combine_few' if few_rows else (
             'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]

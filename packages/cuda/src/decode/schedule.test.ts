@@ -83,7 +83,7 @@ test('up to 16 rows, parts are merged by small blocks: a slice of a row each whe
   expect(gridOf({ batch: 4 })).toEqual(by(4, 16, 4))
   expect(gridOf({ batch: 8 })).toEqual(by(8, 16, 2))
   expect(gridOf({ batch: 20 })).toEqual(by(20, 13, 1))
-  expect(gridOf({ batch: 4, totalQueries: 4 })).toEqual(by(132, 2, 1))
+  expect(gridOf({ batch: 4, totalQueries: 4 })).toEqual(by(132, 4, 1))
   expect(plan({ batch: 8, hQ: 16 })).toMatchObject({ splitByTile: true, filled: {} })
   expect(plan({ batch: 8, hQ: 16 }).workspace.partial_out).toBe(2 * 132 * 16 * 512 * 4)
 })
@@ -165,7 +165,10 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         // A block a row, or blocks that walk the rows: all of them at once, and never more than there are rows for.
         const [entries, combineBlocks, z] = found.combine.grid
         if (z === 2 && found.combine.symbol !== 'mla_combine_few') expect(combineBlocks).toBe(groupRows)
-        else if (z > 1) expect(entries * combineBlocks * z).toBeLessThanOrEqual(2 * multiprocessors)
+        else if (z > 1)
+          expect(entries * combineBlocks * z).toBeLessThanOrEqual((found.splitByTile ? 2 : 4) * multiprocessors)
+        else if (found.combine.symbol === 'mla_combine_few' && !found.splitByTile)
+          expect(entries * combineBlocks).toBeLessThanOrEqual(Math.max(4 * multiprocessors, entries))
         else expect(entries * combineBlocks).toBeLessThanOrEqual(Math.max(2 * multiprocessors, entries))
         expect(combineBlocks).toBeGreaterThanOrEqual(1)
         expect(combineBlocks).toBeLessThanOrEqual(groupRows)

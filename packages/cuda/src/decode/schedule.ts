@@ -97,7 +97,7 @@ export interface DecodeSchedule {
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
     readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | 'mla_combine_few'
-    readonly grid: readonly [number, number, number]
+    readonly grid: CombineGrid
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
   readonly workspace: Readonly<Record<WorkMemory, number>>
@@ -105,6 +105,7 @@ export interface DecodeSchedule {
   readonly filled: Readonly<Partial<Record<WorkMemory, number>>>
 }
 
+type CombineGrid = readonly [number, number, number]
 type WorkMemory = 'partial_out' | 'partial_lse' | 'splits' | 'parts_ready'
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
@@ -155,7 +156,9 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   const halves = !portable && rows > 32
-  const grid = combineGrid(few, entries, groupRows, groupWorkers, device)
+  const grid = few
+    ? fewGrid(entries, groupRows, (splitByTile ? 2 : 4) * device.multiprocessors)
+    : combineGrid(entries, groupRows, groupWorkers, 2 * device.multiprocessors)
   // Rows of few parts each: half as many warps, which have all parts of theirs on the way at once.
   const byRow = !portable && grid[2] === 1
   return {
@@ -175,21 +178,18 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   }
 }
 
-/** Blocks that merge: entries of tile groups, rows of them, and slices of a row's columns. As many as run at once. */
-function combineGrid(
-  few: boolean,
-  entries: number,
-  groupRows: number,
-  groupWorkers: number,
-  device: DeviceInfo,
-): readonly [number, number, number] {
-  const most = 2 * device.multiprocessors
-  // Threads that a slice leaves over share the parts, so that they take part where rows are few.
-  const slices = few
-    ? ([8, 4, 2].find((n) => entries * groupRows * n <= most) ?? 1)
-    : entries * groupRows <= 512 && groupWorkers >= 8 * entries
-      ? 2
-      : 1
-  if (!few && slices === 2) return [entries, groupRows, slices]
+/** Blocks that merge: entries of tile groups, rows of them, and halves of a row. `most` run at once. */
+function combineGrid(entries: number, groupRows: number, groupWorkers: number, most: number): CombineGrid {
+  // Little to merge, in many parts each: threads share the parts too.
+  if (entries * groupRows <= 512 && groupWorkers >= 8 * entries) return [entries, groupRows, 2]
+  return [entries, Math.max(Math.min(groupRows, Math.floor(most / entries)), 1), 1]
+}
+
+/**
+ * Small blocks that merge: entries of tiles, rows of them, and slices of a row. Threads that a slice leaves over share the parts, so rows are
+ * sliced where they are few. Entries by worker are mostly empty, so more blocks than run at once pay there.
+ */
+function fewGrid(entries: number, groupRows: number, most: number): CombineGrid {
+  const slices = [8, 4, 2].find((n) => entries * groupRows * n <= most) ?? 1
   return [entries, Math.max(Math.min(groupRows, Math.floor(most / (entries * slices))), 1), slices]
 }
