@@ -106,6 +106,7 @@ export async function serve(args: readonly string[]): Promise<void> {
   const server = await startServer({
     engine,
     tokenizer: await loadTokenizer(values.model),
+    tokenizerDirectory: values.model,
     chat: await ChatTemplate.load(values.model),
     model: {
       id,

@@ -15,7 +15,7 @@ import { respond } from './respond'
 import type { ChatBody, CompletionBody } from './schemas'
 import { ChatRequest, CompletionRequest } from './schemas'
 
-type Start<Body> = (context: ServerContext, body: Body, tenant: Tenant, signal: AbortSignal) => Answer
+type Start<Body> = (context: ServerContext, body: Body, tenant: Tenant, signal: AbortSignal) => Promise<Answer>
 
 /** The HTTP surface: OpenAI's API, health and metrics, and the page. */
 export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
@@ -93,7 +93,7 @@ export function createApp(context: ServerContext): OpenAPIHono<NodeEnv> {
       if (body.model !== undefined) checkModel(body.model, model.id)
       const leave = access.enter(tenant)
       try {
-        const answer = start(context, body, tenant, c.req.raw.signal)
+        const answer = await start(context, body, tenant, c.req.raw.signal)
         const started = performance.now()
         return await respond(c, context, answer, {
           stream: body.stream ?? false,

@@ -9,12 +9,17 @@ import type { ToolCallDelta } from './tool-use'
 import { pastCall, planToolUse } from './tool-use'
 
 /** A /v1/chat/completions request, ready to run. */
-export function chat(context: ServerContext, body: ChatBody, tenant: Tenant, signal: AbortSignal): Answer {
+export async function chat(
+  context: ServerContext,
+  body: ChatBody,
+  tenant: Tenant,
+  signal: AbortSignal,
+): Promise<Answer> {
   const calling = planToolUse(context.chat.source, body)
   const messages = body.messages.map((message) => flatten(message, calling?.format))
   const rendered = context.chat.render(messages, calling?.tools) + (calling?.begin ?? '')
   const generation: Generation = {
-    prompts: [context.tokenizer.encode(rendered).ids],
+    prompts: [await context.prompts.encode(rendered, signal)],
     body: { ...body, max_tokens: body.max_completion_tokens ?? body.max_tokens },
     fields: {
       prompt: 'messages',

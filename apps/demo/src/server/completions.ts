@@ -7,7 +7,12 @@ import type { Answer } from './respond'
 import type { CompletionBody } from './schemas'
 
 /** A /v1/completions request, ready to run. */
-export function completions(context: ServerContext, body: CompletionBody, tenant: Tenant, signal: AbortSignal): Answer {
+export async function completions(
+  context: ServerContext,
+  body: CompletionBody,
+  tenant: Tenant,
+  signal: AbortSignal,
+): Promise<Answer> {
   if (body.suffix)
     throw new HttpError(400, 'suffix is not supported: the models served here only continue.', { param: 'suffix' })
   if (body.best_of !== undefined && body.best_of !== (body.n ?? 1))
@@ -17,7 +22,9 @@ export function completions(context: ServerContext, body: CompletionBody, tenant
       param: 'logprobs',
     })
   const given = promptsOf(body.prompt)
-  const prompts = given.map((each) => (typeof each === 'string' ? context.tokenizer.encode(each).ids : each))
+  const prompts = await Promise.all(
+    given.map((each) => (typeof each === 'string' ? context.prompts.encode(each, signal) : each)),
+  )
   if (prompts.some((ids) => ids.length === 0)) throw new HttpError(400, 'The prompt is empty.', { param: 'prompt' })
   const n = body.n ?? 1
   const echoes = given.map((each) =>
@@ -99,10 +106,8 @@ interface CompletionChunk {
   } | null
 }
 
-function name(context: ServerContext, token: number): string {
-  return context.vocabulary.isSpecial(token)
-    ? (context.tokenizer.id_to_token(token) ?? '')
-    : context.vocabulary.text([token])
+function name({ vocabulary }: ServerContext, token: number): string {
+  return vocabulary.isSpecial(token) ? vocabulary.specialText(token) : vocabulary.text([token])
 }
 
 /** The prompts as they were given: texts, or token ids. */

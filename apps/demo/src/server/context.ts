@@ -1,9 +1,9 @@
 import type { ChatTemplate, LlmEngine, TokenGrammar, ToolFormat, ToolSpec, Vocabulary } from '@flashmla/engine'
 import type { HttpBindings } from '@hono/node-server'
-import type { Tokenizer } from '@huggingface/tokenizers'
 import type { Logger } from 'pino'
 import type { Access } from './access'
 import type { Metrics } from './metrics'
+import type { PromptEncoder } from './prompt-encoder'
 import type { WritePacer } from './write-pacer'
 
 export interface Limits {
@@ -24,7 +24,7 @@ export interface Limits {
 /** What the routes work with. */
 export interface ServerContext {
   readonly engine: LlmEngine
-  readonly tokenizer: Tokenizer
+  readonly prompts: PromptEncoder
   readonly vocabulary: Vocabulary
   readonly grammar: (format: GrammarFormat) => TokenGrammar
   readonly chat: ChatTemplate

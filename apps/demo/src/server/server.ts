@@ -9,11 +9,14 @@ import { createApp } from './app'
 import type { Limits, ServedModel, ServerContext } from './context'
 import { grammarCache } from './grammars'
 import { Metrics } from './metrics'
+import { PromptEncoder } from './prompt-encoder'
 import { WritePacer } from './write-pacer'
 
 export interface ServerOptions {
   readonly engine: LlmEngine
   readonly tokenizer: Tokenizer
+  /** Folder of the tokenizer: long prompts are encoded on a thread that reads it again. */
+  readonly tokenizerDirectory?: string
   readonly chat: ChatTemplate
   readonly model: ServedModel
   readonly host?: string
@@ -48,10 +51,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const limits = { ...defaultLimits, ...options.limits }
   const vocabulary = new Vocabulary(tokenizer, engine.model.config.vocabSize)
   const access = new Access(options.apiKeys ?? [], limits.maxConcurrent)
+  const prompts = new PromptEncoder(tokenizer, options.tokenizerDirectory)
   let draining = false
   const context: ServerContext = {
     engine,
-    tokenizer,
+    prompts,
     vocabulary,
     grammar: grammarCache(vocabulary, engine.model.config.eosTokenIds),
     chat: options.chat,
@@ -84,6 +88,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       const grace = new Promise((resolve) => setTimeout(resolve, graceMs).unref())
       // Still listening: who asks meanwhile is told to try again, and /ready says why.
       await Promise.race([until(() => access.running === 0), grace])
+      prompts.dispose()
       await engine.dispose()
       // Answers that were just finished are still on their way out, and close() would cut them.
       const last = [...unsent]

@@ -15,6 +15,7 @@ export async function startTestServer(
   const engine = options.engine ?? new LlmEngine(new StubModel(options.stub), options.engineOptions)
   const server = await startServer({
     tokenizer: await loadTokenizer(modelDirectory),
+    tokenizerDirectory: modelDirectory,
     chat: await ChatTemplate.load(modelDirectory),
     model: {
       id: 'stub',
