@@ -29,7 +29,8 @@ interface Waiting {
 /** Turns prompts into tokens, long ones on a thread that starts with the first of them. */
 export class PromptEncoder {
   #thread: Worker | undefined
-  #waiting: Waiting[] = []
+  readonly #waiting: Waiting[] = []
+  #disposed = false
 
   /** `directory`: where the tokenizer comes from; without it every text is encoded in place. */
   constructor(
@@ -39,6 +40,7 @@ export class PromptEncoder {
 
   /** @throws AbortedError when the client has left meanwhile, or the encoder is disposed of */
   async encode(text: string, signal: AbortSignal): Promise<readonly number[]> {
+    if (this.#disposed) throw new AbortedError('A request to a server that has closed')
     if (this.directory === undefined || text.length <= SHORT) return this.tokenizer.encode(text).ids
     this.#thread ??= this.#start(this.directory)
     const thread = this.#thread
@@ -51,6 +53,7 @@ export class PromptEncoder {
   }
 
   dispose(): void {
+    this.#disposed = true
     void this.#thread?.terminate()
     this.#end(new AbortedError('A request whose prompt was being read'))
   }

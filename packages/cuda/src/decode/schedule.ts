@@ -137,21 +137,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     !entry.symbol.endsWith('_gather') &&
     mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers
   ) {
-    const none = { partial_lse: 0, splits: 0, parts_ready: 0 }
-    const symbol = `${entry.symbol}_merge`
-    return few
-      ? {
-          ...grids,
-          symbol,
-          workspace: { ...none, partial_out: workers * PART_BYTES_FEW },
-          filled: { partial_out: 0xff },
-        }
-      : {
-          ...grids,
-          symbol,
-          workspace: { ...none, partial_out: workers * PART_BYTES, parts_ready: workers * 4 },
-          filled: { parts_ready: 0 },
-        }
+    return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
@@ -176,6 +162,17 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     },
     filled: {},
   }
+}
+
+/** Work memory of parts that a block hands over to another, which waits for a flag, or for something else than a NaN that nothing yields. */
+function handedOver(few: boolean, workers: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
+  const none = { partial_lse: 0, splits: 0 }
+  return few
+    ? { workspace: { ...none, partial_out: workers * PART_BYTES_FEW, parts_ready: 0 }, filled: { partial_out: 0xff } }
+    : {
+        workspace: { ...none, partial_out: workers * PART_BYTES, parts_ready: workers * 4 },
+        filled: { parts_ready: 0 },
+      }
 }
 
 /** Blocks that merge: entries of tile groups, rows of them, and halves of a row. `most` run at once. */
