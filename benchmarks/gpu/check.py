@@ -37,12 +37,22 @@ def cases(quick):
     yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, merge=True)
     yield dict(lengths=[500, 3000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, merge=True)
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], merge=True)
+    # And by all blocks that have a part.
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128, share=True, merge=False)
+    yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=126, share=True, merge=False)
+    yield dict(lengths=[4641, 45118, 1730, 1696], s_q=4, h_q=16, share=True, merge=False)
+    yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, share=True, merge=False)
+    yield dict(lengths=[500, 30000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, share=True, merge=False)
+    yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], share=True, merge=False)
     if quick:
         return
     for h_q, s_q in itertools.product((1, 3, 9, 16, 63, 64, 126, 128), (1, 2, 4)):
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q)
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, merge=True)
+        yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, share=False, merge=False)
     yield dict(lengths=[131072], s_q=1, h_q=128)
+    yield dict(lengths=[131072], s_q=1, h_q=128, share=False, merge=False)
+    yield dict(lengths=[i * 37 % 3000 for i in range(128)], s_q=1, h_q=128, share=True, merge=False)
     yield dict(lengths=[131072, 7], s_q=1, h_q=16)
     yield dict(lengths=[131071], s_q=4, h_q=126, page=16)
     yield dict(lengths=[i * 37 % 3000 for i in range(128)], s_q=1, h_q=128)
@@ -64,7 +74,7 @@ def run(case, portable):
     q, kv, table, lens = oracle.make_inputs(lengths, s_q, h_q, case.get('page', 64), dtype, seed=len(lengths) + h_q)
     q = q[:starts[-1]].contiguous()
     scale = case.get('scale', SCALE)
-    tune = {'merge': True} if case.get('merge') and not portable else {}
+    tune = {} if portable else {name: case[name] for name in ('merge', 'share') if name in case}
     call = Decode(q, kv, table, lens, s_q, scale, query_start, case.get('out_dtype'), portable=portable, **tune)
     call()
     torch.cuda.synchronize()
@@ -86,7 +96,7 @@ def run(case, portable):
 
 def keeps_nan():
     """A NaN query stays in its own rows, through parts that are handed over too; what is wrong otherwise."""
-    for lengths, h_q in (([700] * 40, 16), ([700] * 40, 64), ([3000], 16)):
+    for lengths, h_q in (([700] * 40, 16), ([700] * 40, 64), ([3000], 16), ([3000, 500], 64)):
         q, kv, table, lens = oracle.make_inputs(lengths, 1, h_q, 64)
         right, call = Decode(q.clone(), kv, table, lens, 1, SCALE), Decode(q, kv, table, lens, 1, SCALE)
         q[0, 1] = float('nan')

@@ -9,25 +9,25 @@ import torch
 import oracle
 from driver import CastParams, Decode, launch
 
-BATCH, ROUNDS = 128, 300
+ROUNDS = 300
 
 
 def written_by_cast(lengths, target):
     """A call that writes lengths to `target`, and the source that it reads."""
-    bits = torch.zeros(BATCH, 2, dtype=torch.int32)
+    bits = torch.zeros(len(lengths), 2, dtype=torch.int32)
     bits[:, 0] = lengths << 16
     source = bits.flatten().cuda().view(torch.float32)
-    params = CastParams(source.data_ptr(), target.data_ptr(), 2 * BATCH, 0, 0)
+    params = CastParams(source.data_ptr(), target.data_ptr(), 2 * len(lengths), 0, 0)
     return lambda: launch('mla_cast', 'mla_append.cubin', (1, 1, 1), [params]), source
 
 
-def check(h_q, ragged):
+def check(batch, h_q, ragged, form):
     random = torch.Generator().manual_seed(3)
-    lengths = [torch.randint(128, 3000, (BATCH,), generator=random, dtype=torch.int32) for _ in range(2)]
+    lengths = [torch.randint(128, 3000, (batch,), generator=random, dtype=torch.int32) for _ in range(2)]
     q, kv, table, seq_lens = oracle.make_inputs(torch.maximum(*lengths).tolist(), 1, h_q, 64, seed=1, poison=False)
-    starts = torch.arange(BATCH + 1, dtype=torch.int32, device='cuda') if ragged else None
+    starts = torch.arange(batch + 1, dtype=torch.int32, device='cuda') if ragged else None
     call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts)
-    assert call.symbol.endswith('_merge')
+    assert call.symbol.endswith(form), call.symbol
     right = []
     for each in lengths:
         seq_lens.copy_(each)
@@ -45,6 +45,7 @@ def check(h_q, ragged):
 
 
 if __name__ == '__main__':
-    wrong = [check(h_q, ragged) for h_q in (16, 128) for ragged in (False, True)]
+    cases = ((128, 16, '_few_merge'), (128, 128, '_merge'), (8, 16, '_few'), (8, 128, '_share'))
+    wrong = [check(batch, h_q, ragged, form) for batch, h_q, form in cases for ragged in (False, True)]
     print(f'overlapping decodes: {sum(wrong)} wrong of {len(wrong) * 2 * ROUNDS}')
     sys.exit(1 if sum(wrong) else 0)

@@ -134,19 +134,20 @@ class Decode:
         workers = max(1, (sms * 2 if portable else sms) // group) * group
         groups = b * -(-tiles // group)
         # Few parts a tile: the decode kernel merges them itself.
-        most = 2.5 if query_start is not None or rows > 64 else 5 if few_rows else 4 if rows > 32 else 9
+        most = 2.2 if not few_rows else 5 if query_start is None else 2.5
         few_parts = most * groups >= workers // group
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1)
         if not portable:
-            self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else ''
+            self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else '_share' if shares else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
-        part = torch.float16 if not portable and not merges and rows > 32 else torch.float32
+        part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
         size = workers * (10 if few_rows else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
-        self.partial_lse = torch.full((2 * workers * tile_rows, 2), float('nan'), dtype=torch.float32, device='cuda')
+        self.partial_lse = torch.full((2 * workers * tile_rows * 8,), 0xff, dtype=torch.uint8, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
-        self.ready = torch.zeros(workers, dtype=torch.int32, device='cuda')
+        self.ready = torch.zeros(2 * workers, dtype=torch.int32, device='cuda')
         by_tile = query_start is None and groups <= workers // group
         self.keep = (q, kv, block_table, seq_lens, query_start)
         self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
@@ -155,7 +156,7 @@ class Decode:
                                    block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
                                    tune.get('overhead', 1 if portable else 2), tile_rows,
-                                   int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges else None,
+                                   int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges or shares else None,
                                    kv.shape[0], workers // group, -(-tiles // group), 0)
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
@@ -166,7 +167,7 @@ class Decode:
             most = (2 if by_tile else 4) * sms
             slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= most), 1)
             self.combine_grid = (entries, max(1, min(group_rows, most // (entries * slices))), slices)
-        self.combine = None if merges else 'mla_combine_few' if few_rows else (
+        self.combine = None if merges or shares else 'mla_combine_few' if few_rows else (
             'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]
         if not portable:
@@ -185,4 +186,5 @@ class Decode:
 
     def clean(self):
         """Whether the workspace is as a launch has to find it."""
-        return int(self.ready.sum()) == 0 and (not self.symbol.endswith('few_merge') or bool((self.partial == 0xff).all()))
+        handed = self.partial if self.symbol.endswith('few_merge') else self.partial_lse if self.symbol.endswith('share') else None
+        return int(self.ready.sum()) == 0 and (handed is None or bool((handed == 0xff).all()))

@@ -288,6 +288,9 @@ __device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segm
   return {worker - first, int(unsigned(start + seg.shape.blocks - 1) / unsigned(at.chunk)) - first + 1};
 }
 
+// Of a tile's parts, from the first on, those that are the last work of their workers: all where tiles are whole pieces. `overhead`: the line's.
+__device__ __forceinline__ int closing_parts(int parts, int overhead) { return overhead != 0 ? parts - 1 : parts; }
+
 // Partial slot of a segment: a worker has at most one that starts a split tile (its last) and one that continues one (its first).
 __device__ __forceinline__ int partial_slot(int worker, bool starts_tile) { return 2 * worker + (starts_tile ? 1 : 0); }
 

@@ -5,18 +5,26 @@
 // 2. After a segment its rows are written (output.h): a tile that no other worker shares to the output. Parts of a tile are merged by
 //    the blocks that made them (merge.h), or go to the partial buffers for mla_combine where a tile has many of them.
 #pragma once
+#include <type_traits>
+
 #include "consumer.h"
 #include "merge.h"
 #include "output.h"
 #include "producer.h"
+#include "share.h"
 
 namespace flashmla::decode {
 
-template <typename T, bool kGather, bool kMerges>
+// Who merges a tile's parts: mla_combine, the blocks in pairs, or all of them rows each.
+enum class Parts { kCombined, kMerged, kShared };
+
+template <typename T, bool kGather, Parts kParts>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
-  SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
+  constexpr bool kMerges = kParts != Parts::kCombined, kShares = kParts == Parts::kShared;
+  using Storage = std::conditional_t<kShares, ShareStorage, SharedStorage>;
+  Storage& sh = *reinterpret_cast<Storage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
   if (threadIdx.x == 0) {
     trace(kTraceStartNs);
     trace(kTraceStart);
@@ -31,6 +39,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     bar_sync(kPlaced, kThreads - kConsumerThreads + 32);
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
     if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, 0);
+    if constexpr (kShares) {
+      if (clerk && lane == 0) __stcg(started(p, Worker(p).index), 1u);
+    }
     __syncwarp();
     drop_registers<kProducerRegisters>();
     bar_arrive(kNoted, kThreads);
@@ -39,12 +50,16 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     } else {
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
       if (warp == 8) produce_tma(p, map_kv, map_tile, sh);
-      if (warp == 9) announce_rest<kMerges>(p, sh, map_q);
+      if (warp == 9) {
+        const int last = announce_rest<kMerges>(p, sh, map_q);
+        if constexpr (kShares) settle(p, sh, last);
+      }
     }
     return;
   }
   if (warp == 1) {
-    init_barriers<kGather>(sh, lane);
+    if constexpr (kShares) init_share(sh, lane);
+    init_barriers<kGather>(static_cast<SharedStorage&>(sh), lane);
     bar_arrive(kPlaced, kThreads - kConsumerThreads + 32);
   } else if (threadIdx.x == 64) {
     prefetch_map(map_q);
@@ -89,7 +104,18 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (!kMerges && !more) asm volatile("griddepcontrol.launch_dependents;");
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
     bool whole = seg.whole();
-    if (kMerges && !whole) {
+    if constexpr (kShares) {
+      if (!whole) {
+        const PartPlace& found = sh.places[consumer.segment & 3];
+        const TileParts tile(p, {uniform(found.index), uniform(found.parts)}, uniform(sh.at.overhead), worker.index);
+        merge_shared(p, sh, seg, tile, first_row, sh.kv[(seg.hi - seg.lo - 1) & 1][0], o, m, l);
+        fence_proxy_async();
+        consumer.release_last(seg);
+        if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
+        continue;
+      }
+    }
+    if (kParts == Parts::kMerged && !whole) {
       const PartPlace& found = sh.places[consumer.segment & 3], place = {uniform(found.index), uniform(found.parts)};
       const bool live = first_row + (warp & 3) * 16 < seg.shape.s_q * p.h_q;
       whole = place.index == 0;

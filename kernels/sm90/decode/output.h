@@ -67,15 +67,28 @@ __device__ __forceinline__ void write_empty(const MlaDecodeParams& p, const Segm
   if (threadIdx.x < rows) p.lse[out_row + threadIdx.x] = -INFINITY;
 }
 
-// Writes a segment's rows, of a whole tile or of a part: O (not normalized), the maximum m and this warpgroup's share l of the sum of
-// each row. `staging`: 32 KiB of shared memory of this warpgroup. Whether it was used.
-__device__ __forceinline__ bool write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg,
-                                              int worker, int first_row, uint32_t staging, const float (&o)[128], const float (&m)[2],
-                                              float (&l)[2]) {
+// Powers of two that take a row whose largest value is given to [2^14, 2^15) and back, by their exponents. A row of zeros, or of values
+// below 2^-100, is scaled as one of 2^-100.
+struct HalfScale {
+  float factor, back;
+  __device__ __forceinline__ explicit HalfScale(float largest) {
+    const int exponent = max(int(__float_as_uint(largest) >> 23) - 127, -100);
+    factor = __uint_as_float(uint32_t(127 + 14 - exponent) << 23);
+    back = __uint_as_float(uint32_t(127 - 14 + exponent) << 23);
+  }
+};
+
+// What becomes of a thread's two rows: the factor that normalizes them, their log-sum-exp in base 2, and what takes a part's scale back.
+struct RowFactors {
+  float normalize[2], lse2[2], back[2];
+};
+
+// From the maximum m and this warpgroup's share l of the sum of each row; both warpgroups. scales: also by a power of two, for f16.
+__device__ __forceinline__ RowFactors finish_rows(SharedStorage& sh, int wg, bool scales, const float (&o)[128], const float (&m)[2],
+                                                  float (&l)[2]) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
-  const bool halves = !whole && parts_in_halves(p);
   float top[2] = {0.f, 0.f};
-  if (halves) {
+  if (scales) {
 #pragma unroll
     for (int i = 0; i < 128; ++i) top[(i >> 1) & 1] = fmaxf(top[(i >> 1) & 1], fabsf(o[i]));
   }
@@ -99,31 +112,46 @@ __device__ __forceinline__ bool write_segment(const MlaDecodeParams& p, SharedSt
     }
   }
   ptx::bar_sync(kBothConsumers, 256);
+  RowFactors rows;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int tile_row = warp * 16 + r * 8 + (lane >> 2);
+    const float sum = l[r] + (wg == 0 ? sh.s1 : sh.s0)[tile_row];
+    rows.lse2[r] = sum > 0.f ? m[r] + __log2f(sum) : -INFINITY;
+    rows.normalize[r] = sum > 0.f ? __fdividef(1.f, sum) : 0.f;
+    rows.back[r] = 1.f;
+    if (scales) {
+      const float largest = fmaxf(top[r], (wg == 0 ? sh.m1 : sh.m0)[tile_row]) * rows.normalize[r];
+      const HalfScale scale(largest);
+      rows.normalize[r] *= scale.factor;
+      rows.back[r] = scale.back;
+    }
+  }
+  return rows;
+}
+
+// Writes a segment's rows, of a whole tile or of a part: O (not normalized), the maximum m and this warpgroup's share l of the sum of
+// each row. `staging`: 32 KiB of shared memory of this warpgroup. Whether it was used.
+__device__ __forceinline__ bool write_segment(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg,
+                                              int worker, int first_row, uint32_t staging, const float (&o)[128], const float (&m)[2],
+                                              float (&l)[2]) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
+  const bool halves = !whole && parts_in_halves(p);
+  const RowFactors finished = finish_rows(sh, wg, halves, o, m, l);
+  const float (&factor)[2] = finished.normalize;
   bool live[2];
-  float factor[2];
   int64_t row_of[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int tile_row = warp * 16 + r * 8 + (lane >> 2), row = first_row + tile_row;
-    const float sum = l[r] + (wg == 0 ? sh.s1 : sh.s0)[tile_row];
-    const float lse2 = sum > 0.f ? m[r] + __log2f(sum) : -INFINITY;
     const bool writes_lse = wg == 0 && (lane & 3) == 0;
     live[r] = row < seg.shape.s_q * p.h_q;
-    factor[r] = sum > 0.f ? __fdividef(1.f, sum) : 0.f;
+    row_of[r] = whole ? int64_t(seg.shape.query_start) * p.h_q + row : partial_slot(worker, seg.lo == 0) * kRows + tile_row;
+    if (!live[r] || !writes_lse) continue;
     if (whole) {
-      row_of[r] = int64_t(seg.shape.query_start) * p.h_q + row;
-      if (live[r] && writes_lse) p.lse[row_of[r]] = lse2 * kLn2;
+      p.lse[row_of[r]] = finished.lse2[r] * kLn2;
     } else {
-      row_of[r] = partial_slot(worker, seg.lo == 0) * kRows + tile_row;
-      float back = 1.f;
-      if (halves) {
-        const float largest = fmaxf(top[r], (wg == 0 ? sh.m1 : sh.m0)[tile_row]) * factor[r];
-        // Powers of two by their exponents. A row of zeros, or of values below 2^-100, is scaled as one of 2^-100.
-        const int exponent = max(int(__float_as_uint(largest) >> 23) - 127, -100);
-        factor[r] *= __uint_as_float(uint32_t(127 + 14 - exponent) << 23);
-        back = __uint_as_float(uint32_t(127 - 14 + exponent) << 23);
-      }
-      if (live[r] && writes_lse) p.partial_lse[row_of[r]] = make_float2(lse2, back);
+      p.partial_lse[row_of[r]] = make_float2(finished.lse2[r], finished.back[r]);
     }
   }
   const int rows = min(seg.shape.s_q * p.h_q - first_row - warp * 16, 16);  // of this warp

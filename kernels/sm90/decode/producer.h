@@ -179,11 +179,13 @@ __device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, 
   if (number == 0) trace(kTraceQueriesAsked);
 }
 
-// The notes after the first, by one warp. A note's place is free when the queries of the segment before it could be loaded.
+// The notes after the first, by one warp; the last one's number. A note's place is free when the queries of the segment before it could be
+// loaded.
 template <bool kMerges, typename AnyShapes, typename Storage>
-__device__ __forceinline__ void announce_others(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const AnyShapes& shapes) {
+__device__ __forceinline__ int announce_others(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const AnyShapes& shapes) {
   const Worker worker(p);
-  for (int number = 1; sh.note[(number - 1) & 1].more; ++number) {
+  int number = 1;
+  for (; sh.note[(number - 1) & 1].more; ++number) {
     SegmentWalk walk = sh.walk;
     Note note;
     next_note<Storage::kRows>(p, shapes, sh.at, worker, walk, note);
@@ -196,14 +198,15 @@ __device__ __forceinline__ void announce_others(const MlaDecodeParams& p, Storag
     }
     __syncwarp();
   }
+  return number - 1;
 }
 template <bool kMerges, typename Storage>
-__device__ __forceinline__ void announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
+__device__ __forceinline__ int announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
   if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
   if (sh.known) {
-    announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.seq_lens});
+    return announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.seq_lens});
   } else {
-    announce_others<kMerges>(p, sh, map_q, Shapes(p, Storage::kRows));
+    return announce_others<kMerges>(p, sh, map_q, Shapes(p, Storage::kRows));
   }
 }
 

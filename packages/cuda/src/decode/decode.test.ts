@@ -41,13 +41,13 @@ function tensors(stream: Stream) {
 test('a decode launches the kernel of its shape, then the combine, with the parameters of the tensors', () => {
   const { api, context, stream, library } = setUp()
   const given = tensors(stream)
-  const plan = planDecode(library, stream, shape)
+  const plan = planDecode(library, stream, { ...shape, batch: 1, hQ: 64 })
   decode(plan, given)
   const [first, second] = api.launches
   expect(first).toMatchObject({ symbol: 'mla_decode_bf16', grid: [132, 1, 1], block: [384, 1, 1] })
   expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16').sharedBytes)
   expect([...first!.attributes]).toEqual([[6, [1, 0, 0]]])
-  expect(second).toMatchObject({ symbol: 'mla_combine_f16', grid: [4, 128, 2], block: [512, 1, 1] })
+  expect(second).toMatchObject({ symbol: 'mla_combine_f16', grid: [1, 64, 2], block: [512, 1, 1] })
   expect(second!.attributes.get(6)).toEqual([1, 0, 0])
   const view = new DataView(first!.parameters[0]!.buffer)
   const at = (name: string) => (MlaDecodeParams.offsets as Map<string, number>).get(name)!
@@ -85,6 +85,23 @@ test('a plan of many tiles is one launch, and its flags are cleared once', () =>
   const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
   expect([at('partial_lse'), at('splits')]).toEqual([0n, 0n])
   expect(api.called('cuMemsetD8Async')).toEqual([[at('parts_ready'), 0, 132 * 4, expect.anything()]])
+  plan[Symbol.dispose]()
+})
+
+test('a plan whose blocks share the merging is one launch, and what they wait for is not there at first', () => {
+  const { api, stream, library } = setUp()
+  const plan = planDecode(library, stream, shape)
+  const given = tensors(stream)
+  decode(plan, given)
+  decode(plan, given)
+  expect(api.launches.map(({ symbol }) => symbol)).toEqual(Array(2).fill('mla_decode_bf16_share'))
+  const view = new DataView(api.launches[0]!.parameters[0]!.buffer)
+  const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
+  expect(at('splits')).toBe(0n)
+  expect(api.called('cuMemsetD8Async')).toEqual([
+    [at('partial_lse'), 255, 2 * 132 * 64 * 8, expect.anything()],
+    [at('parts_ready'), 0, 2 * 132 * 4, expect.anything()],
+  ])
   plan[Symbol.dispose]()
 })
 
@@ -131,7 +148,7 @@ test('a plan refuses tensors that do not fit, and stays as it was', () => {
     expect(api.launches.length).toBe(launched)
   }
   decode(plan, given)
-  expect(api.launches.at(-1)!.parameters[0]).toEqual(api.launches[1]!.parameters[0])
+  expect(api.launches.at(-1)!.parameters[0]).toEqual(api.launches[0]!.parameters[0])
   expect(() => planDecode(library, stream, { ...shape, hQ: 0 })).toThrow('hQ is 0')
   expect(() => planDecode(library, stream, { ...shape, totalQueries: 5 })).toThrow('totalQueries is 5')
 })
@@ -155,7 +172,7 @@ test('kernels and schedules follow the launch plan', () => {
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, combine: { grid: [33, 8, 1] } })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, symbol: 'mla_decode_bf16_share' })
 })
 
 test('devices without kernels are named', () => {

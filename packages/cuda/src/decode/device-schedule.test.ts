@@ -42,6 +42,8 @@ interface Segment {
   readonly whole: boolean
   readonly index: number
   readonly count: number
+  /** Of them, from the first on, those that have to be the last work of their workers. */
+  readonly closing: number
   readonly splits: number
   readonly firstWorker: number
   readonly entry: number
@@ -94,10 +96,10 @@ function run(cases: readonly Case[]): Map<string, Segment[]>[] {
   const output = execFileSync(program, { input: `${input.join('\n')}\n`, maxBuffer: 2 ** 30, encoding: 'utf8' })
   const found = cases.map(() => new Map<string, Segment[]>())
   for (const line of output.trimEnd().split('\n')) {
-    const [number, worker, seq, group, lo, hi, whole, index, count, splits, firstWorker, entry] = line
+    const [number, worker, seq, group, lo, hi, whole, index, count, closing, splits, firstWorker, entry] = line
       .split(' ')
       .map(Number)
-    const segment = { worker, lo, hi, whole: whole === 1, index, count, splits, firstWorker, entry } as Segment
+    const segment = { worker, lo, hi, whole: whole === 1, index, count, closing, splits, firstWorker, entry } as Segment
     const segments = found[number!]!
     const key = `${seq},${group}`
     segments.set(key, [...(segments.get(key) ?? []), segment])
@@ -110,7 +112,7 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
   const groupWorkers = workers / tilesPerGroup
   const blocksOf = lengths.map((tokens) => Math.ceil(tokens / 64))
   const groupsOf = queries.map((n) => Math.ceil((n * shape.hQ) / (tileRows * tilesPerGroup)))
-  const shares = Array.from({ length: groupWorkers }, () => ({ blocks: 0, starts: 0, continues: 0 }))
+  const shares = Array.from({ length: groupWorkers }, () => ({ blocks: 0, starts: 0, continues: 0, closed: false }))
   const entries = new Set<number>()
   let units = 0
   for (const [seq, groups] of groupsOf.entries()) {
@@ -124,8 +126,10 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
       expect(parts.every((part, i) => part.worker === parts[0]!.worker + i)).toBe(true)
       expect(parts.every((part) => part.whole === (parts.length === 1))).toBe(true)
       expect(parts.every((part, i) => part.index === i && part.count === parts.length)).toBe(true)
-      for (const { worker, lo, hi, whole } of parts) {
+      for (const { worker, lo, hi, whole, index, closing } of parts) {
         const share = shares[worker]!
+        expect(share.closed).toBe(false)
+        share.closed = !whole && index < closing
         share.blocks += hi - lo
         if (!whole && lo === 0) share.starts++
         if (!whole && lo > 0) share.continues++

@@ -34,8 +34,11 @@ test.each([
   [{ pageSize: 128 }, '_merge'],
   [{ kvRowStride: 584 }, '_merge'],
   [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
-  [{ batch: 15, hQ: 17 }, '_merge'],
-  [{ batch: 14, hQ: 17 }, ''],
+  [{ batch: 60, hQ: 17 }, '_merge'],
+  [{ batch: 59, hQ: 17 }, '_share'],
+  [{ batch: 1, hQ: 64 }, ''],
+  [{ batch: 1, hQ: 65 }, '_share'],
+  [{ batch: 2, hQ: 64, totalQueries: 2 }, '_share'],
   [{ batch: 27, hQ: 16 }, '_few_merge'],
   [{ batch: 26, hQ: 16 }, '_few'],
   [{ batch: 128, hQ: 1, sQ: 16 }, '_few_merge'],
@@ -43,10 +46,10 @@ test.each([
   [{ hQ: 16, pageSize: 1 }, '_gather'],
   [{ batch: 52, hQ: 16, totalQueries: 52 }, '_few'],
   [{ batch: 53, hQ: 16, totalQueries: 53 }, '_few_merge'],
-  [{ batch: 33, hQ: 64 }, '_merge'],
-  [{ batch: 32, hQ: 64 }, ''],
-  [{ batch: 27 }, '_merge'],
-  [{ batch: 26 }, ''],
+  [{ batch: 60, hQ: 64 }, '_merge'],
+  [{ batch: 59, hQ: 64 }, '_share'],
+  [{ batch: 30 }, '_merge'],
+  [{ batch: 29 }, '_share'],
   [{ batch: 1, sQ: 300 }, '_merge'],
 ] as const)('%j runs mla_decode_bf16%s', (overrides, variant) => {
   expect(plan(overrides).symbol).toBe(`mla_decode_bf16${variant}`)
@@ -88,15 +91,25 @@ test('up to 16 rows, parts are merged by small blocks: a slice of a row each whe
   expect(plan({ batch: 8, hQ: 16 }).workspace.partial_out).toBe(2 * 132 * 16 * 512 * 4)
 })
 
-test('few tiles are merged by tile, a block for half a row; more of them, or ragged ones, by two blocks a multiprocessor', () => {
-  const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [4, 17, 2] } }
-  expect(plan({ batch: 4, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
-  const ragged = plan({ batch: 4, hQ: 17, totalQueries: 4 })
+test('tiles of many parts are merged by all their blocks: rows in f16, what is waited for, and two flags a block', () => {
+  const found = plan({ batch: 8 })
+  expect(found).toMatchObject({ symbol: 'mla_decode_bf16_share', workers: 132, tilesPerGroup: 2 })
+  expect(found.combine).toBeUndefined()
+  const rows = 2 * 132 * 64
+  expect(found.workspace).toEqual({ partial_out: rows * 512 * 2, partial_lse: rows * 8, splits: 0, parts_ready: 264 * 4 })
+  expect(found.filled).toEqual({ partial_lse: 255, parts_ready: 0 })
+})
+
+test('mla_combine merges a single tile, and what is gathered: a block for half a row, or two blocks a multiprocessor', () => {
+  const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [1, 17, 2] } }
+  expect(plan({ batch: 1, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
+  const gathered = (overrides: Partial<DecodeShape>) => plan({ pageSize: 1, ...overrides })
+  const ragged = gathered({ batch: 4, hQ: 17, totalQueries: 4 })
   expect(ragged).toMatchObject({ splitByTile: false, combine: { symbol: 'mla_combine_rows', grid: [132, 2, 1] } })
-  expect(plan({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
+  expect(gathered({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
   const rows = { splitByTile: true, combine: { symbol: 'mla_combine_rows_f16', grid: [20, 13, 1] } }
-  expect(plan({ batch: 20, hQ: 96 })).toMatchObject(rows)
-  const eight = plan({ batch: 8 })
+  expect(gathered({ batch: 20, hQ: 96 })).toMatchObject(rows)
+  const eight = gathered({ batch: 8 })
   expect(eight).toMatchObject({ splitByTile: true, combine: { symbol: 'mla_combine_rows_f16', grid: [8, 33, 1] } })
   expect(eight.workspace).toEqual({
     partial_out: 2 * 132 * 64 * 512 * 2,
@@ -108,9 +121,9 @@ test('few tiles are merged by tile, a block for half a row; more of them, or rag
 
 test('parts of more than 32 rows are kept for mla_combine in f16, by the Hopper kernel', () => {
   const lse = 2 * 132 * 64 * 8
-  const f16 = plan({ batch: 8, hQ: 33 })
+  const f16 = plan({ batch: 1, hQ: 33 })
   expect([f16.combine!.symbol, f16.workspace.partial_out]).toEqual(['mla_combine_f16', lse * 128])
-  const f32 = plan({ batch: 8, hQ: 16, sQ: 2 })
+  const f32 = plan({ batch: 1, hQ: 16, sQ: 2 })
   expect([f32.combine!.symbol, f32.workspace.partial_out]).toEqual(['mla_combine', lse * 256])
   expect(plan({ hQ: 128 }, 'compute_80').combine!.symbol).toBe('mla_combine')
 })
@@ -151,10 +164,17 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(Number.isInteger(groupWorkers) && groupWorkers >= 1).toBe(true)
         // By tile only where every tile group has an entry of its own and the host knows how many there are.
         expect(found.splitByTile).toBe(!ragged && groups <= groupWorkers)
-        expect(found.symbol.endsWith('_merge')).toBe(found.combine === undefined)
+        expect(/_(merge|share)$/.test(found.symbol)).toBe(found.combine === undefined)
+        if (found.symbol.endsWith('_share')) {
+          expect([rows > 16, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
+          expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
+          expect(found.workspace.partial_lse).toBe(2 * found.workers * 64 * 8)
+          expect(found.workspace.parts_ready).toBe(2 * found.workers * 4)
+          return
+        }
         if (!found.combine) {
-          // No more than about nine parts a tile, were all of them equal.
-          expect(9 * groups).toBeGreaterThanOrEqual(groupWorkers)
+          // No more than about five parts a tile, were all of them equal.
+          expect(5 * groups).toBeGreaterThanOrEqual(groupWorkers)
           const few = rows <= 16
           expect(found.workspace.partial_out).toBe(found.workers * (few ? 10 : 33) * 256 * 16)
           expect(found.workspace.parts_ready).toBe(few ? 0 : found.workers * 4)

@@ -13,13 +13,12 @@ const PART_BYTES = 33 * 256 * 16
 const PART_BYTES_FEW = 10 * 256 * 16
 
 /**
- * The decode kernel merges split tiles itself where there are no more than about so many parts a tile: as measured. Ragged queries leave
- * less to gain, since their kernel does not start before what comes before it has ended.
+ * Blocks merge split tiles in pairs where there are no more than about so many parts a tile: as measured. Beyond, all blocks of a tile share the
+ * merging; for few rows a kernel beside the decode does it, unless queries are ragged: then nothing of a decode overlaps what is before it.
  */
 function mergedParts(rows: number, ragged: boolean): number {
-  if (ragged || rows > 64) return 2.5
-  if (rows <= FEW_ROWS) return 5
-  return rows > 32 ? 4 : 9
+  if (rows > FEW_ROWS) return 2.2
+  return ragged ? 2.5 : 5
 }
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
@@ -101,7 +100,7 @@ export interface DecodeSchedule {
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
   readonly workspace: Readonly<Record<WorkMemory, number>>
-  /** What every byte of it is before the first launch, where that matters. */
+  /** What every byte of it is before the first launch, where that matters; the kernels leave it so. */
   readonly filled: Readonly<Partial<Record<WorkMemory, number>>>
 }
 
@@ -132,12 +131,13 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     splitByTile,
     decodeGrid: [workers * entry.cluster, 1],
   } as const
-  if (
-    !portable &&
-    !entry.symbol.endsWith('_gather') &&
-    mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers
-  ) {
+  const hopper = !portable && !entry.symbol.endsWith('_gather')
+  if (hopper && mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
+  }
+  // A single tile has too few rows for all blocks.
+  if (hopper && !few && shape.batch * tiles > 1) {
+    return { ...grids, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
@@ -173,6 +173,15 @@ function handedOver(few: boolean, workers: number): Pick<DecodeSchedule, 'worksp
         workspace: { ...none, partial_out: workers * PART_BYTES, parts_ready: workers * 4 },
         filled: { parts_ready: 0 },
       }
+}
+
+/** Work memory of parts whose rows all blocks of a tile merge: f16, each row's log-sum-exp, which is waited for, and two flags a block. */
+function shared(workers: number, tileRows: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
+  const rows = 2 * workers * tileRows
+  return {
+    workspace: { partial_out: rows * VALUE_WIDTH * 2, partial_lse: rows * 8, splits: 0, parts_ready: 2 * workers * 4 },
+    filled: { partial_lse: 0xff, parts_ready: 0 },
+  }
 }
 
 /** Blocks that merge: entries of tile groups, rows of them, and halves of a row. `most` run at once. */
