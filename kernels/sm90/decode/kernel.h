@@ -35,8 +35,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   constexpr bool kGuesses = !kGather;
   const bool clerk = warp == (kGather ? 8 : 9);
   if (threadIdx.x >= kConsumerThreads) {
-    if (clerk) find_place<kGuesses>(p, sh);
-    bar_sync(kPlaced, kThreads - kConsumerThreads + 32);
+    if (clerk) find_place<kGuesses>(p, sh, map_q);
+    bar_sync(kPlaced, kPlacedThreads<Storage>);
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
     if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, 0);
     if constexpr (kShares) {
@@ -60,14 +60,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   if (warp == 1) {
     if constexpr (kShares) init_share(sh, lane);
     init_barriers<kGather>(static_cast<SharedStorage&>(sh), lane);
-    bar_arrive(kPlaced, kThreads - kConsumerThreads + 32);
+    bar_arrive(kPlaced, kPlacedThreads<Storage>);
   } else if (threadIdx.x == 64) {
     prefetch_map(map_q);
     prefetch_map(map_kv);
     prefetch_map(map_tile);
   }
   if (kGuesses && lengths_known(p)) {
-    bar_sync(kGuessed, kConsumerThreads + 32);
+    bar_sync(kGuessed, kGuessedThreads<Storage>);
     prefetch_guessed<!kMerges>(p, sh);
   }
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time

@@ -14,6 +14,14 @@ namespace flashmla::decode {
 // Regions in the order the consumers free them.
 __device__ constexpr int region_order(int buffer, int i) { return i == 0 ? kRope : (i == 1) == (buffer == 0) ? kLeft : kRight; }
 
+// Threads of the barrier before which the place is found and barriers are set up: those that load, and the warp that sets up.
+template <typename Storage>
+constexpr int kPlacedThreads = Storage::kLoadingThreads + 32;
+
+// Of the one after which a guess stands in the first note: the consumers, the clerk, and the producer where it asks for what was guessed.
+template <typename Storage>
+constexpr int kGuessedThreads = kConsumerThreads + (Storage::kAsksAhead ? 64 : 32);
+
 // A barrier a lane, in the order in which they stand; one warp.
 template <bool kGather, typename Storage>
 __device__ __forceinline__ void init_barriers(Storage& sh, int lane) {
@@ -67,15 +75,42 @@ __device__ __forceinline__ void note_first(const MlaDecodeParams& p, Storage& sh
   }
 }
 
+// Where a guessed segment's queries start, and whether there are any.
+template <typename Storage>
+__device__ __forceinline__ bool queries_of(const MlaDecodeParams& p, const Note& note, int& row) {
+  row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + Worker(p).member) * Storage::kRows;
+  return note.any && note.seg.shape.blocks > 0;
+}
+
+// Sets barriers up anew whose copies were asked for by a wrong guess, when those have come; one thread.
+__device__ __forceinline__ void take_back(uint64_t* bars, int n) {
+  for (int i = 0; i < n; ++i) {
+    const uint32_t bar = ptx::smem_address(bars + i);
+    ptx::mbarrier_wait(bar, 0);
+    ptx::mbarrier_invalidate(bar);
+    ptx::mbarrier_init(bar, 1);
+  }
+  ptx::fence_barrier_init();
+  ptx::fence_proxy_async();
+}
+
+template <typename Storage>
+__device__ __forceinline__ void load_queries(Storage& sh, const CUtensorMap* map_q, int row) {
+  const uint32_t bar = ptx::smem_address(&sh.q_full);
+  ptx::mbarrier_expect_tx(bar, sizeof(sh.q));
+  ptx::tma_load_3d(ptx::smem_address(sh.q), map_q, bar, 0, row, 0);
+}
+
 // Finds the worker's place on the line and its first segment, by one warp. A launch may overlap the end of what comes before, which may
 // still write the lengths: the place is worked out from the lengths as they are, and again if they are others when that has ended.
-// Where overlap is likely, most of it is out of the way by then.
+// Where overlap is likely, most of it is out of the way by then, and the queries are asked for before the lengths are there again: whether
+// they are is the result.
 template <bool kGuesses, typename Storage>
-__device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh) {
+__device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
   const int lane = threadIdx.x & 31;
   const Worker worker(p);
   const bool known = lengths_known(p);
-  bool found = known;
+  bool found = known, asked = false;
   if (!kGuesses || !known) wait_for_precedent();
   if (known) {
     int seq_lens[kKnownOfLane];
@@ -91,9 +126,16 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh
     note_first(p, sh, KnownShapes{p, sh.seq_lens}, locate(p, seq_lens, worker.group), worker);
     if constexpr (kGuesses) {
       sh.precedes = 1;
-      ptx::bar_arrive(kGuessed, kConsumerThreads + 32);
+      int row = 0;
+      if constexpr (Storage::kAsksAhead) {
+        ptx::bar_sync(kGuessed, kGuessedThreads<Storage>);  // barriers are set up
+        asked = queries_of<Storage>(p, sh.note[0], row);
+      } else {
+        ptx::bar_arrive(kGuessed, kGuessedThreads<Storage>);
+      }
       wait_for_precedent();
       sh.precedes = 0;
+      if (asked && lane == 0) load_queries(sh, map_q, row);
 #pragma unroll
       for (int i = 0; i < kKnownOfLane; ++i) {
         const int seq = lane * kKnownOfLane + i;
@@ -103,6 +145,8 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh
     }
   }
   if (!found) {
+    if (asked && lane == 0) take_back(&sh.q_full, 1);
+    asked = false;
     const Shapes shapes(p, Storage::kRows);
     note_first(p, sh, shapes, locate(p, shapes, worker.group), worker);
   }
@@ -111,6 +155,7 @@ __device__ __forceinline__ void find_place(const MlaDecodeParams& p, Storage& sh
     trace(kTraceLocated);
   }
   __syncwarp();
+  return asked;
 }
 
 // What mla_combine has to know of a segment; one thread.
@@ -154,27 +199,23 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
 }
 
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread. The queries of a
-// block's first tile of 64 rows come before any KV: nothing can be done without them.
+// block's first tile of 64 rows come before any KV: nothing can be done without them. asked: they have been asked for.
 template <bool kMerges, typename Storage>
-__device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, int number) {
+__device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, int number, bool asked = false) {
   using namespace ptx;
   const Note& note = sh.note[number & 1];
-  const Worker worker(p);
-  const uint32_t bar = smem_address(&sh.q_full);
-  const bool loads = note.any && note.seg.shape.blocks > 0;
-  const int row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * Storage::kRows;
-  const bool first = number == 0 && sizeof(sh.q) > kTileBytes * kTiles / 2;
-  if (first && loads) tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
+  int row;
+  const bool any = queries_of<Storage>(p, note, row), first = number == 0 && sizeof(sh.q) > kTileBytes * kTiles / 2;
+  if (first && any && !asked) load_queries(sh, map_q, row);
   mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
-  if (!first) {
+  if (number > 0) {
     while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
-    if (loads) tma_load_3d(smem_address(sh.q), map_q, bar, 0, row, 0);
   }
-  if constexpr (kMerges) sh.places[number & 3] = place_of(sh.at, note.seg, worker.group);  // seen with the queries
-  if (loads) {
-    mbarrier_expect_tx(bar, sizeof(sh.q));
-  } else {
-    mbarrier_arrive(bar);
+  if constexpr (kMerges) sh.places[number & 3] = place_of(sh.at, note.seg, Worker(p).group);  // seen with the queries
+  if (!any) {
+    mbarrier_arrive(smem_address(&sh.q_full));
+  } else if (!first && !asked) {
+    load_queries(sh, map_q, row);
   }
   if (number == 0) trace(kTraceQueriesAsked);
 }
@@ -213,6 +254,41 @@ __device__ __forceinline__ int announce_rest(const MlaDecodeParams& p, Storage& 
 // Blocks side by side on the same KV drift apart: what one has read has to stay in L2 for the others.
 __device__ __forceinline__ uint64_t kv_policy(const MlaDecodeParams& p) { return p.tiles_per_group > 1 ? ptx::kEvictLast : ptx::kEvictFirst; }
 
+// Asks for the first KV block of a guessed segment once what comes before has ended, while the clerk looks whether the guess was right; the
+// producer. Notes how many blocks have been asked for rightly. Like any guess it may be off, and the id be anything: copies outside the
+// tensor bring zeros.
+template <typename Storage>
+__device__ __forceinline__ void ask_ahead(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile, Storage& sh) {
+  using namespace ptx;
+  const Note& note = sh.note[0];
+  const unsigned blocks_of_page = max(unsigned(p.page_size) / kBlockTokens, 1u);
+  const int lo = note.seg.lo, page = unsigned(lo) / blocks_of_page;
+  const bool asks = note.any && note.seg.hi > lo && page < p.block_table_stride && p.page_size % kBlockTokens == 0;
+  const int32_t* entry = p.block_table + note.seg.seq * p.block_table_stride + page;
+  const int id = asks ? __ldcg(entry) : 0, row_in_page = (lo - page * blocks_of_page) * kBlockTokens;
+  bar_arrive(kPlaced, kPlacedThreads<Storage>);
+  wait_for_precedent();
+  int again = id;
+  if (asks) again = __ldcg(entry);
+  if (asks && (threadIdx.x & 31) == 0) {
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      const int unit = i == 0 ? kRopeUnit : i - 1;
+      const uint32_t bar = smem_address(&sh.full[0][unit]);
+      mbarrier_expect_tx(bar, kTileBytes * unit_tiles(unit));
+      tma_load_4d(smem_address(sh.kv[0][unit * kUnitTiles]), unit == kRopeUnit ? map_tile : map_kv, bar, 0, row_in_page, unit * kUnitTiles,
+                  id, kv_policy(p));
+    }
+  }
+  mbarrier_wait(smem_address(&sh.note_full[0]), 0);  // the clerk has found the place
+  const bool right = sh.known && again == id;
+  if ((threadIdx.x & 31) == 0) {
+    if (asks && !right) take_back(sh.full[0], kUnits);
+    sh.ahead = asks && right ? 1 : 0;
+  }
+  __syncwarp();
+}
+
 // Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
 template <typename Storage>
 __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
@@ -234,7 +310,10 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
     int id_base = (blocks_per_page == 1 ? seg.lo : seg.lo / unsigned(blocks_per_page)) * pages_per_block;
     int ids = id_base + lane < page_end ? __ldcg(table + id_base + lane) : 0;
     int next_ids = id_base + 32 + lane < page_end ? __ldcg(table + id_base + 32 + lane) : 0;
-    for (int blk = seg.lo; blk < seg.hi; ++blk) {
+    int ahead = 0;
+    if constexpr (Storage::kAsksAhead) ahead = number == 0 ? sh.ahead : 0;
+    empty_parity ^= ahead;
+    for (int blk = seg.lo + ahead; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
       const int page_of_block = blocks_per_page == 1 ? blk : blk / unsigned(blocks_per_page);
       const int first_page = page_of_block * pages_per_block;

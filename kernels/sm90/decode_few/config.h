@@ -24,6 +24,8 @@ enum NamedBarrier : int { kWarpgroup0 = 1, kWarpgroup1 = 2 };
 // What both kernels have stands in the same words in ../decode/config.h.
 struct SharedStorage {
   static constexpr int kRows = decode_few::kRows;
+  static constexpr int kLoadingThreads = decode_few::kLoadingThreads;
+  static constexpr bool kAsksAhead = true;
   uint8_t q[kTiles][kQueryTileBytes];
   uint8_t kv[2][kTiles][kTileBytes];        // buffer w belongs to warpgroup w
   uint8_t p[2][2][kQueryTileBytes];         // [warpgroup][block in turn]
@@ -39,6 +41,7 @@ struct SharedStorage {
   PartPlace places[4];
   int precedes;
   int known;
+  int ahead;  // blocks of the first segment that the producer has asked for already
   int32_t seq_lens[kKnownLengths];
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;

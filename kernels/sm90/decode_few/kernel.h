@@ -20,28 +20,33 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   if (warp >= 8) {
-    if (warp == 9) decode::find_place<true>(p, sh);
-    bar_sync(decode::kPlaced, kLoadingThreads + 32);
+    bool asked = false;
+    if (warp == 9) asked = decode::find_place<true>(p, sh, map_q);
+    if (warp == 8 && decode::lengths_known(p)) {
+      bar_sync(decode::kGuessed, decode::kGuessedThreads<SharedStorage>);
+      decode::ask_ahead(p, map_kv, map_tile, sh);
+    } else {
+      bar_sync(decode::kPlaced, decode::kPlacedThreads<SharedStorage>);
+    }
+    // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
+    if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, 0, asked);
+    __syncwarp();
     bar_arrive(decode::kNoted, kThreads);
     if (warp == 8) decode::produce_tma(p, map_kv, map_tile, sh);
-    if (warp == 9) {
-      // The end of what comes before has been seen: from here on what that wrote is used, and may be overwritten.
-      if (lane == 0) decode::announce<kMerges>(p, sh, map_q, 0);
-      __syncwarp();
-      decode::announce_rest<kMerges>(p, sh, map_q);
-    }
+    if (warp == 9) decode::announce_rest<kMerges>(p, sh, map_q);
     return;
   }
   if (warp == 1) {
+    if (lane == 0) sh.ahead = 0;
     decode::init_barriers<false>(sh, lane);
-    bar_arrive(decode::kPlaced, kLoadingThreads + 32);
+    bar_arrive(decode::kPlaced, decode::kPlacedThreads<SharedStorage>);
   } else if (threadIdx.x == 64) {
     prefetch_map(map_q);
     prefetch_map(map_kv);
     prefetch_map(map_tile);
   }
   if (decode::lengths_known(p)) {
-    bar_sync(decode::kGuessed, kConsumerThreads + 32);
+    bar_sync(decode::kGuessed, decode::kGuessedThreads<SharedStorage>);
     decode::prefetch_guessed<true>(p, sh);
   }
   bar_sync(decode::kNoted, kThreads);  // waiting at the note's own barrier would take the clerk's time
