@@ -68,7 +68,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (kGuesses && lengths_known(p)) {
     bar_sync(kGuessed, kGuessedThreads<Storage>);
-    prefetch_guessed<!kMerges>(p, sh);
+    prefetch_guessed<kParts != Parts::kMerged>(p, sh);
   }
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();

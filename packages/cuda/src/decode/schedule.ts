@@ -17,7 +17,7 @@ const PART_BYTES_FEW = 10 * 256 * 16
  * merging; for few rows a kernel beside the decode does it, unless queries are ragged: then nothing of a decode overlaps what is before it.
  */
 function mergedParts(rows: number, ragged: boolean): number {
-  if (rows > FEW_ROWS) return 2.2
+  if (rows > FEW_ROWS) return 2
   return ragged ? 2.5 : 5
 }
 
