@@ -15,6 +15,6 @@ limited 30 python3 check_append.py
 limited 40 python3 check_overlap.py
 limited 40 python3 check_crowded.py
 limited 40 python3 check_random.py 10
-if [ "${SANITIZE:-}" = 1 ]; then quietly 200 compute-sanitizer --error-exitcode 1 python3 check.py quick; fi
+if [ "${SANITIZE:-}" = 1 ]; then quietly 240 compute-sanitizer --error-exitcode 1 python3 check.py quick; fi
 quietly 120 python3 check.py
 if [ -n "${PEERS:-}" ]; then limited 150 python3 side_by_side.py; else limited 90 python3 time_decode.py; fi

@@ -45,7 +45,7 @@ struct MlaDecodeParams {
   int32_t tile_rows;           // 136 query rows of a block: the decode kernel's tileRows in the manifest
   int32_t split_by_tile;       // 140 1: splits[i] is tile group i of the batch; 0: what starts in group worker i
   MlaSplit* splits;            // 144 [workers / tiles_per_group]
-  uint32_t* parts_ready;       // 152 [blocks in the grid] 0 between launches: the decode kernel merges parts itself; null: mla_combine does
+  uint32_t* parts_ready;       // 152 [blocks in the grid], twice that for _share; 0 between launches. null: mla_combine merges, or parts have no flags
   int32_t num_blocks;          // 160 pages of the cache
   int32_t group_workers;       // 164 workers / tiles_per_group
   int32_t groups;              // 168 row-tile groups of each sequence; unused when query_start is given

@@ -3,7 +3,8 @@
 // 1. The clerk, a warp, finds this block's place on the line of work from the lengths (common/schedule.h), notes its segments and loads
 //    their queries; the producer streams their KV (producer.h), the consumers work on them (consumer.h).
 // 2. After a segment its rows are written (output.h): a tile that no other worker shares to the output. Parts of a tile are merged by
-//    the blocks that made them (merge.h), or go to the partial buffers for mla_combine where a tile has many of them.
+//    the blocks that made them, in pairs where a tile has few of them (merge.h), rows each where it has many (share.h); or they go to the
+//    partial buffers for mla_combine.
 #pragma once
 #include <type_traits>
 
@@ -15,7 +16,7 @@
 
 namespace flashmla::decode {
 
-// Who merges a tile's parts: mla_combine, the blocks in pairs, or all of them rows each.
+// Who merges a tile's parts: mla_combine, its blocks in pairs, or its blocks rows each.
 enum class Parts { kCombined, kMerged, kShared };
 
 template <typename T, bool kGather, Parts kParts>

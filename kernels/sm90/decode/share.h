@@ -108,7 +108,8 @@ __device__ __forceinline__ void settle(const MlaDecodeParams& p, ShareStorage& s
   if (lane == 0) __stcg(started(p, worker), 0u);
 }
 
-constexpr int kSlotWords = kRows * 64;
+constexpr int kSlotWords = kRows * 64;  // of 16 bytes
+
 // Where a part's rows are: in memory by slot, or staged in this block's shared memory.
 __device__ __forceinline__ uint4* row_in_memory(const MlaDecodeParams& p, int slot, int row, int lane) {
   return static_cast<uint4*>(p.partial_out) + (int64_t(slot) * kRows + row) * 64 + lane;
@@ -124,12 +125,13 @@ __device__ __forceinline__ uint4 load_word(const uint4* word) {
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(word) : "memory");
   return v;
 }
+// Two floats as one access: what is read is whole.
 __device__ __forceinline__ void store_released(float2* pair, const float2& v) {
-  asm volatile("st.release.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(pair), "f"(v.x), "f"(v.y) : "memory");
+  asm volatile("{\n.reg .b64 both;\nmov.b64 both, {%1, %2};\nst.release.gpu.global.b64 [%0], both;\n}\n" ::"l"(pair), "f"(v.x), "f"(v.y) : "memory");
 }
 __device__ __forceinline__ float2 load_acquired(const float2* pair) {
   float2 v;
-  asm volatile("ld.acquire.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(pair) : "memory");
+  asm volatile("{\n.reg .b64 both;\nld.acquire.gpu.global.b64 both, [%2];\nmov.b64 {%0, %1}, both;\n}\n" : "=f"(v.x), "=f"(v.y) : "l"(pair) : "memory");
   return v;
 }
 
