@@ -14,11 +14,11 @@ const PART_BYTES_FEW = 10 * 256 * 16
 
 /**
  * Blocks merge split tiles in pairs where there are no more than about so many parts a tile: as measured. Beyond, all blocks of a tile share the
- * merging; for few rows a kernel beside the decode does it, unless queries are ragged: then nothing of a decode overlaps what is before it.
+ * merging; for few rows a kernel beside the decode does it.
  */
 function mergedParts(rows: number, ragged: boolean): number {
   if (rows > FEW_ROWS) return 2
-  return ragged ? 2.5 : 5
+  return ragged ? 4 : 5
 }
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
@@ -119,8 +119,9 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const groups = Math.ceil(tiles / tilesPerGroup)
   const allGroups = shape.batch * groups
   const groupWorkers = workers / tilesPerGroup
-  const splitByTile = shape.totalQueries === undefined && allGroups <= groupWorkers
   const few = entry.symbol.endsWith('_few')
+  // Of few rows a sequence has one tile at most, ragged or not.
+  const splitByTile = (few || shape.totalQueries === undefined) && allGroups <= groupWorkers
   const grids = {
     workers,
     tilesPerGroup,
@@ -135,15 +136,15 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   if (hopper && mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
-  // A single tile has too few rows for all blocks.
-  if (hopper && !few && shape.batch * tiles > 1) {
+  // A single tile has too few rows for all blocks; what merges it otherwise is at its best where entries are by tile.
+  if (hopper && !few && !(splitByTile && shape.batch * tiles === 1)) {
     return { ...grids, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   const halves = !portable && rows > 32
   const grid = few
-    ? fewGrid(entries, groupRows, (splitByTile ? 2 : 4) * device.multiprocessors)
+    ? fewGrid(entries, groupRows, 2 * device.multiprocessors)
     : combineGrid(entries, groupRows, groupWorkers, 2 * device.multiprocessors)
   // Rows of few parts each: half as many warps, which have all parts of theirs on the way at once.
   const byRow = !portable && grid[2] === 1
@@ -193,7 +194,7 @@ function combineGrid(entries: number, groupRows: number, groupWorkers: number, m
 
 /**
  * Small blocks that merge: entries of tiles, rows of them, and slices of a row. Threads that a slice leaves over share the parts, so rows are
- * sliced where they are few. Entries by worker are mostly empty, so more blocks than run at once pay there.
+ * sliced where they are few. `most` run at once.
  */
 function fewGrid(entries: number, groupRows: number, most: number): CombineGrid {
   const slices = [8, 4, 2].find((n) => entries * groupRows * n <= most) ?? 1
