@@ -95,7 +95,7 @@ def run(case, portable):
     return error, lse_error, why
 
 
-def keeps_nan():
+def keeps_nan(portable):
     """A NaN query stays in its own rows, through parts that are handed over too; what is wrong otherwise."""
     for lengths, h_q in (([700] * 40, 16), ([700] * 40, 64), ([3000], 16), ([3000, 500], 64)):
         q, kv, table, lens = oracle.make_inputs(lengths, 1, h_q, 64)
@@ -110,20 +110,22 @@ def keeps_nan():
     return None
 
 
-def follows_query_starts():
-    """A plan of few rows whose sequences lose their rows between launches; what is wrong otherwise."""
-    q, kv, table, lens = oracle.make_inputs([3000, 4000, 5000], 1, 16, 64)
-    starts = torch.tensor([0, 1, 2, 3], dtype=torch.int32, device='cuda')
-    call = Decode(q, kv, table, lens, 1, SCALE, starts)
-    call()
-    starts.copy_(torch.tensor([0, 1, 1, 2]))
-    right = Decode(q, kv, table, lens, 1, SCALE, starts)
-    for each in (call, right):
-        each.out.fill_(-1)
-        each()
-    torch.cuda.synchronize()
-    if not torch.equal(call.out, right.out) or not bool((call.out[2] == -1).all()) or torch.isnan(right.out[:2]).any():
-        return f'{call.symbol}: a sequence without rows is merged from an older launch'
+def follows_query_starts(portable):
+    """A plan whose sequences lose their rows between launches; what is wrong otherwise."""
+    forms = ((16, {}), (128, {})) if portable else ((16, {}), (128, {}), (128, dict(share=False)), (64, dict(variant='gather')))
+    for h_q, tune in forms:
+        q, kv, table, lens = oracle.make_inputs([3000, 4000, 5000], 1, h_q, 64)
+        starts = torch.tensor([0, 1, 2, 3], dtype=torch.int32, device='cuda')
+        call = Decode(q, kv, table, lens, 1, SCALE, starts, portable=portable, **tune)
+        call()
+        starts.copy_(torch.tensor([0, 1, 1, 2]))
+        right = Decode(q, kv, table, lens, 1, SCALE, starts, portable=portable, **tune)
+        for each in (call, right):
+            each.out.fill_(-1)
+            each()
+        torch.cuda.synchronize()
+        if not torch.equal(call.out, right.out) or not bool((call.out[2] == -1).all()) or torch.isnan(right.out[:2]).any():
+            return f'{call.symbol}: a sequence without rows is merged from an older launch'
     return None
 
 
@@ -143,8 +145,8 @@ if __name__ == '__main__':
         else:
             worst, worst_lse = max(worst, error), max(worst_lse, lse_error)
         torch.cuda.empty_cache() if time.time() - start > 1 else None
-    for property_of_all in () if portable else (keeps_nan, follows_query_starts):
-        why = property_of_all()
+    for property_of_all in (follows_query_starts,) if portable else (keeps_nan, follows_query_starts):
+        why = property_of_all(portable)
         done += 1
         if why:
             failed += 1

@@ -137,7 +137,7 @@ class Decode:
         most = 2 if not few_rows else 5 if query_start is None else 4
         few_parts = most * groups >= workers // group
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
-        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1 or query_start is not None)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else '_share' if shares else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
@@ -148,7 +148,7 @@ class Decode:
         self.partial_lse = torch.full((2 * workers * tile_rows * 8,), 0xff, dtype=torch.uint8, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
         self.ready = torch.zeros(2 * workers, dtype=torch.int32, device='cuda')
-        by_tile = (few_rows or query_start is None) and groups <= workers // group
+        by_tile = groups <= workers // group
         self.keep = (q, kv, block_table, seq_lens, query_start)
         self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
                                    query_start.data_ptr() if query_start is not None else None, self.out.data_ptr(),
@@ -164,7 +164,7 @@ class Decode:
         blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if by_halves else (entries, blocks, 1)
         if few_rows:
-            most = (2 if by_tile else 4) * sms
+            most = 2 * sms
             slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= most), 1)
             self.combine_grid = (entries, max(1, min(group_rows, most // (entries * slices))), slices)
         self.combine = None if merges or shares else 'mla_combine_few' if few_rows else (

@@ -176,6 +176,18 @@ __device__ __forceinline__ void overlap() {
 #endif
 }
 
+// What there is to merge in an entry. Entries by tile are as many as the sequences may have tiles: one that has none now still holds an older
+// launch's.
+__device__ __forceinline__ MlaSplit split_of(const MlaDecodeParams& p, int entry) {
+  MlaSplit split = p.splits[entry];
+  if (p.split_by_tile && p.query_start != nullptr) {
+    const int seq = unsigned(entry) / unsigned(p.groups), group = entry - seq * p.groups;
+    const int rows = (p.query_start[seq + 1] - p.query_start[seq]) * p.h_q;
+    if (group * p.tile_rows * p.tiles_per_group >= rows) split.splits = 0;
+  }
+  return split;
+}
+
 template <bool kHalves, int kBatch>
 __device__ __forceinline__ void combine_rows(const MlaDecodeParams& p, const MlaSplit& split, int warps) {
 #pragma unroll 1
@@ -189,7 +201,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   __shared__ float4 shared_acc[512];
   __shared__ float shared_total[8];
   overlap();
-  const MlaSplit split = p.splits[blockIdx.x];
+  const MlaSplit split = split_of(p, blockIdx.x);
   if (split.splits < 2) return;
   if (gridDim.z == 2) {
     if (int(blockIdx.y) < split.rows) combine_half_row<kHalves>(p, split, blockIdx.y, shared_acc, shared_total);
@@ -202,7 +214,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
 template <bool kHalves>
 __device__ __forceinline__ void combine_rows_only(const MlaDecodeParams& p) {
   overlap();
-  const MlaSplit split = p.splits[blockIdx.x];
+  const MlaSplit split = split_of(p, blockIdx.x);
   if (split.splits > 1) combine_rows<kHalves, kHalves ? 9 : 4>(p, split, kCombineWarps / 2);
 }
 

@@ -27,23 +27,21 @@ struct SequenceShape {
 // Shapes of the batch's sequences. What they share is worked out once.
 struct Shapes {
   const MlaDecodeParams& p;
-  const int32_t* seq_lens;  // p.seq_lens, or a copy of them
-  int group_rows, groups;
+  int group_rows;
 
-  __device__ __forceinline__ Shapes(const MlaDecodeParams& p_, int tile_rows)
-      : p(p_), seq_lens(p_.seq_lens), group_rows(tile_rows * p_.tiles_per_group), groups(p_.groups) {}
+  __device__ __forceinline__ Shapes(const MlaDecodeParams& p_, int tile_rows) : p(p_), group_rows(tile_rows * p_.tiles_per_group) {}
 
   __device__ __forceinline__ SequenceShape operator()(int seq) const {
     SequenceShape s;
     s.query_start = seq * p.s_q;
     s.s_q = p.s_q;
-    s.groups = groups;
+    s.groups = p.groups;
     if (p.query_start != nullptr) {
       s.query_start = p.query_start[seq];
       s.s_q = p.query_start[seq + 1] - s.query_start;
       s.groups = ceil_div(s.s_q * p.h_q, group_rows);
     }
-    s.seq_len = seq_lens[seq];
+    s.seq_len = p.seq_lens[seq];
     s.blocks = ceil_div(s.seq_len, kBlockTokens);
     return s;
   }
@@ -309,8 +307,8 @@ __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, con
 }
 
 // Entry of p.splits for that group. Entries by worker are all written, first as 0.
-__device__ __forceinline__ int split_index(const MlaDecodeParams& p, const Shapes& shapes, const Segment& seg, int worker) {
-  return p.split_by_tile ? seg.seq * shapes.groups + seg.group : worker;
+__device__ __forceinline__ int split_index(const MlaDecodeParams& p, const Segment& seg, int worker) {
+  return p.split_by_tile ? seg.seq * p.groups + seg.group : worker;
 }
 
 }  // namespace flashmla

@@ -43,12 +43,12 @@ struct MlaDecodeParams {
   int32_t min_blocks;          // 128 fewest 64-token blocks that a worker is given
   int32_t tile_overhead;       // 132 what starting a row tile costs, in 64-token blocks, for the balance; >= 1
   int32_t tile_rows;           // 136 query rows of a block: the decode kernel's tileRows in the manifest
-  int32_t split_by_tile;       // 140 1: splits[i] is tile group i of the batch; 0: what starts in group worker i
+  int32_t split_by_tile;       // 140 1: splits[seq * groups + group] is a tile group; 0: splits[i] is what starts in group worker i
   MlaSplit* splits;            // 144 [workers / tiles_per_group]
   uint32_t* parts_ready;       // 152 [blocks in the grid], twice that for _share; 0 between launches. null: mla_combine merges, or parts have no flags
   int32_t num_blocks;          // 160 pages of the cache
   int32_t group_workers;       // 164 workers / tiles_per_group
-  int32_t groups;              // 168 row-tile groups of each sequence; unused when query_start is given
+  int32_t groups;              // 168 row-tile groups of each sequence, or the largest number of them when query_start is given
   int32_t reserved;            // 172 0
 };
 static_assert(sizeof(MlaDecodeParams) == 176, "mirrored on the host");

@@ -50,7 +50,7 @@ __device__ void decode(const MlaDecodeParams& p) {
   const float scale_log2 = p.softmax_scale * kLog2E;
   while (walk.next(at, shapes, seg)) {
     if (describes && seg.lo == 0 && (p.split_by_tile || !seg.whole())) {
-      p.splits[split_index(p, shapes, seg, group_worker)] = describe_split(p, at, seg, group_worker);
+      p.splits[split_index(p, seg, group_worker)] = describe_split(p, at, seg, group_worker);
     }
     const int first_row = (seg.group * p.tiles_per_group + member) * kRows, rows = seg.shape.s_q * p.h_q;
     if (first_row >= rows) continue;

@@ -43,7 +43,7 @@ int main() {
         while (walk.next(at, shapes, seg)) {
           if (lane != 0) continue;
           const MlaSplit split = seg.lo == 0 ? describe_split(p, at, seg, worker) : MlaSplit{0, 0, -1, -1, {}};
-          const int entry = seg.lo == 0 ? split_index(p, shapes, seg, worker) : -1;
+          const int entry = seg.lo == 0 ? split_index(p, seg, worker) : -1;
           const PartPlace place = place_of(at, seg, worker);
           std::printf("%d %d %d %d %d %d %d %d %d %d %d %d %d\n", number, worker, seg.seq, seg.group, seg.lo, seg.hi, seg.whole(), place.index,
                       place.parts, closing_parts(place.parts, at.overhead), split.splits, split.first_worker, entry);

@@ -166,7 +166,7 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage
   const Note& note = sh.note[number & 1];
   if (number == 0 && !p.split_by_tile) p.splits[worker.group].splits = 0;
   if (note.any && note.seg.lo == 0 && (p.split_by_tile || !note.seg.whole())) {
-    p.splits[split_index(p, Shapes(p, Storage::kRows), note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
+    p.splits[split_index(p, note.seg, worker.group)] = describe_split(p, sh.at, note.seg, worker.group);
   }
 }
 

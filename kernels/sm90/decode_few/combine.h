@@ -60,10 +60,7 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   __shared__ SliceSum shared[kCombineThreads];
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  // A sequence without rows has no tile, and its entry is an older launch's.
-  const int seq = blockIdx.x;
-  if (p.split_by_tile && p.query_start != nullptr && p.query_start[seq] == p.query_start[seq + 1]) return;
-  const MlaSplit split = p.splits[blockIdx.x];
+  const MlaSplit split = split_of(p, blockIdx.x);
   if (split.splits < 2) return;
   const int groups = gridDim.z, slice = unsigned(kCombineThreads) / unsigned(groups), thread = threadIdx.x;
   const int group = unsigned(thread) / unsigned(slice), column = blockIdx.z * slice + thread - group * slice;

@@ -172,7 +172,7 @@ test('kernels and schedules follow the launch plan', () => {
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)
-  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: false, symbol: 'mla_decode_bf16_share' })
+  expect(ragged).toMatchObject({ tilesPerGroup: 4, workers: 132, splitByTile: true, symbol: 'mla_decode_bf16_share' })
 })
 
 test('devices without kernels are named', () => {

@@ -37,7 +37,7 @@ test.each([
   [{ batch: 66, hQ: 17 }, '_merge'],
   [{ batch: 65, hQ: 17 }, '_share'],
   [{ batch: 1, hQ: 64 }, ''],
-  [{ batch: 1, hQ: 64, totalQueries: 1 }, '_share'],
+  [{ batch: 1, hQ: 64, totalQueries: 1 }, ''],
   [{ batch: 1, hQ: 65 }, '_share'],
   [{ batch: 2, hQ: 64, totalQueries: 2 }, '_share'],
   [{ batch: 27, hQ: 16 }, '_few_merge'],
@@ -97,7 +97,12 @@ test('tiles of many parts are merged by all their blocks: rows in f16, what is w
   expect(found).toMatchObject({ symbol: 'mla_decode_bf16_share', workers: 132, tilesPerGroup: 2 })
   expect(found.combine).toBeUndefined()
   const rows = 2 * 132 * 64
-  expect(found.workspace).toEqual({ partial_out: rows * 512 * 2, partial_lse: rows * 8, splits: 0, parts_ready: 264 * 4 })
+  expect(found.workspace).toEqual({
+    partial_out: rows * 512 * 2,
+    partial_lse: rows * 8,
+    splits: 0,
+    parts_ready: 264 * 4,
+  })
   expect(found.filled).toEqual({ partial_lse: 255, parts_ready: 0 })
 })
 
@@ -105,8 +110,9 @@ test('mla_combine merges a single tile, and what is gathered: a block for half a
   const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [1, 17, 2] } }
   expect(plan({ batch: 1, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
   const gathered = (overrides: Partial<DecodeShape>) => plan({ pageSize: 1, ...overrides })
-  const ragged = gathered({ batch: 4, hQ: 17, totalQueries: 4 })
-  expect(ragged).toMatchObject({ splitByTile: false, combine: { symbol: 'mla_combine_rows', grid: [132, 2, 1] } })
+  expect(gathered({ batch: 4, hQ: 17, totalQueries: 4 })).toMatchObject({ splitByTile: true, combine: { grid: [4, 17, 2] } })
+  const many = gathered({ batch: 140, hQ: 17 })
+  expect(many).toMatchObject({ splitByTile: false, combine: { symbol: 'mla_combine_rows', grid: [132, 2, 1] } })
   expect(gathered({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
   const rows = { splitByTile: true, combine: { symbol: 'mla_combine_rows_f16', grid: [20, 13, 1] } }
   expect(gathered({ batch: 20, hQ: 96 })).toMatchObject(rows)
@@ -163,12 +169,11 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         const groups = shape.batch * Math.ceil(rows / (found.tileRows * found.tilesPerGroup))
         const groupWorkers = found.workers / found.tilesPerGroup
         expect(Number.isInteger(groupWorkers) && groupWorkers >= 1).toBe(true)
-        // By tile only where every tile group has an entry of its own: the host knows how many there are, or a sequence has one at most.
-        const oneTile = to === 'sm_90a' && found.tileRows === 16
-        expect(found.splitByTile).toBe((!ragged || oneTile) && groups <= groupWorkers)
+        // By tile only where every tile group that there may be has an entry of its own.
+        expect(found.splitByTile).toBe(groups <= groupWorkers)
         expect(/_(merge|share)$/.test(found.symbol)).toBe(found.combine === undefined)
         if (found.symbol.endsWith('_share')) {
-          expect([rows > 16, ragged || shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
+          expect([rows > 16, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
           expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
           expect(found.workspace.partial_lse).toBe(2 * found.workers * 64 * 8)
           expect(found.workspace.parts_ready).toBe(2 * found.workers * 4)

@@ -120,8 +120,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const allGroups = shape.batch * groups
   const groupWorkers = workers / tilesPerGroup
   const few = entry.symbol.endsWith('_few')
-  // Of few rows a sequence has one tile at most, ragged or not.
-  const splitByTile = (few || shape.totalQueries === undefined) && allGroups <= groupWorkers
+  const splitByTile = allGroups <= groupWorkers
   const grids = {
     workers,
     tilesPerGroup,
@@ -136,8 +135,8 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   if (hopper && mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
-  // A single tile has too few rows for all blocks; what merges it otherwise is at its best where entries are by tile.
-  if (hopper && !few && !(splitByTile && shape.batch * tiles === 1)) {
+  // A single tile has too few rows for all blocks.
+  if (hopper && !few && shape.batch * tiles > 1) {
     return { ...grids, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
