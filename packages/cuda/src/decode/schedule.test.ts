@@ -110,7 +110,10 @@ test('mla_combine merges a single tile, and what is gathered: a block for half a
   const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [1, 17, 2] } }
   expect(plan({ batch: 1, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
   const gathered = (overrides: Partial<DecodeShape>) => plan({ pageSize: 1, ...overrides })
-  expect(gathered({ batch: 4, hQ: 17, totalQueries: 4 })).toMatchObject({ splitByTile: true, combine: { grid: [4, 17, 2] } })
+  expect(gathered({ batch: 4, hQ: 17, totalQueries: 4 })).toMatchObject({
+    splitByTile: true,
+    combine: { grid: [4, 17, 2] },
+  })
   const many = gathered({ batch: 140, hQ: 17 })
   expect(many).toMatchObject({ splitByTile: false, combine: { symbol: 'mla_combine_rows', grid: [132, 2, 1] } })
   expect(gathered({ batch: 14, hQ: 17 })).toMatchObject({ splitByTile: true, combine: { grid: [14, 17, 2] } })
