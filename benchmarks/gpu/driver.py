@@ -155,7 +155,7 @@ class Decode:
                                    self.lse.data_ptr(), self.partial.data_ptr(), self.partial_lse.data_ptr(),
                                    block_table.stride(0), kv.stride(0), kv.stride(1), scale, b, s_q, h_q, page,
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
-                                   tune.get('overhead', 1 if portable else 2), tile_rows,
+                                   tune.get('overhead', 1 if portable else 3 if shares else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges or shares else None,
                                    kv.shape[0], workers // group, -(-tiles // group), 0)
         self.grid = (workers, 1, 1)

@@ -102,14 +102,28 @@ __device__ __forceinline__ void store_rows16(const Sums& sums, const float (&fac
   }
 }
 
-__device__ __forceinline__ void store_rows32(const Sums& sums, const float (&factor)[kColumns], int rows, float* base) {
+// The same in f32: 16 rows of 1 KiB, whose 32-byte pieces are shuffled so that the four rows of a warp's store are in different banks.
+__device__ __forceinline__ void store_rows32(const Sums& sums, const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
+                                             float* base) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
+  const auto shuffled = [](int row, int column) { return column ^ ((row >> 1 & 3) << 3); };
+  ptx::bar_sync(barrier, 128);  // the other warpgroup's values have been read from here
 #pragma unroll
   for (int t = 0; t < kHalfTiles; ++t) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int c = column_of(i), row = row_of_column(c, lane);
-      if (row < rows) base[row * kValueWidth + t * 64 + warp * 16 + (lane >> 2) + ((i >> 1) & 1) * 8] = sums.o[t][i] * factor[c];
+      const int c = column_of(i), row = row_of_column(c, lane), column = t * 64 + warp * 16 + (lane >> 2) + ((i >> 1) & 1) * 8;
+      ptx::store_shared4(area + row * 1024 + shuffled(row, column) * 4, sums.o[t][i] * factor[c]);
+    }
+  }
+  ptx::bar_sync(barrier, 128);
+#pragma unroll
+  for (int i = 0; i < kRows / 4; ++i) {
+    const int r = i * 4 + warp;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = half * 128 + lane * 4;
+      if (r < rows) *reinterpret_cast<uint4*>(base + r * kValueWidth + column) = ptx::load_shared16(area + r * 1024 + shuffled(r, column) * 4);
     }
   }
 }
@@ -133,12 +147,12 @@ __device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStora
       }
     }
   }
+  const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
   if (!whole || p.out_dtype == FLASHMLA_F32) {
-    store_rows32(sums, factor, rows, static_cast<float*>(whole ? p.out : p.partial_out) + first * kValueWidth + wg * 256);
+    store_rows32(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<float*>(whole ? p.out : p.partial_out) + first * kValueWidth + wg * 256);
     return;
   }
   uint16_t* base = static_cast<uint16_t*>(p.out) + first * kValueWidth + wg * 256;
-  const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
   if (p.out_dtype == FLASHMLA_BF16) {
     store_rows16<Bf16>(sums, factor, area, kWarpgroup0 + wg, rows, base);
   } else {

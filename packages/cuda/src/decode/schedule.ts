@@ -137,7 +137,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   }
   // A single tile has too few rows for all blocks.
   if (hopper && !few && shape.batch * tiles > 1) {
-    return { ...grids, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
+    return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
