@@ -26,7 +26,7 @@ def check(batch, h_q, ragged, form):
     lengths = [torch.randint(128, 3000, (batch,), generator=random, dtype=torch.int32) for _ in range(2)]
     q, kv, table, seq_lens = oracle.make_inputs(torch.maximum(*lengths).tolist(), 1, h_q, 64, seed=1, poison=False)
     starts = torch.arange(batch + 1, dtype=torch.int32, device='cuda') if ragged else None
-    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts)
+    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts, merge=form.endswith('_merge'))
     assert call.symbol.endswith(form), call.symbol
     right = []
     for each in lengths:

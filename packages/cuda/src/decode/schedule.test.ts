@@ -47,6 +47,8 @@ test.each([
   [{ hQ: 16, pageSize: 1 }, '_gather'],
   [{ batch: 32, hQ: 16, totalQueries: 32 }, '_few'],
   [{ batch: 33, hQ: 16, totalQueries: 33 }, '_few_merge'],
+  [{ batch: 64, hQ: 128, totalQueries: 64 }, '_share'],
+  [{ batch: 1, sQ: 300, totalQueries: 300 }, '_merge'],
   [{ batch: 66, hQ: 64 }, '_merge'],
   [{ batch: 65, hQ: 64 }, '_share'],
   [{ batch: 33 }, '_merge'],

@@ -132,7 +132,9 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     decodeGrid: [workers * entry.cluster, 1],
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
-  if (hopper && mergedParts(rows, shape.totalQueries !== undefined) * allGroups >= groupWorkers) {
+  const ragged = shape.totalQueries !== undefined
+  // Of a ragged plan's sequences all but one may be empty, and sharing is at its best then.
+  if (hopper && mergedParts(rows, ragged) * (ragged && !few ? groups : allGroups) >= groupWorkers) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   // A single tile has too few rows for all blocks.
