@@ -134,8 +134,8 @@ class Decode:
         workers = max(1, (sms * 2 if portable else sms) // group) * group
         groups = b * -(-tiles // group)
         # Few parts a tile: the decode kernel merges them itself.
-        most = 2 if not few_rows else 5 if query_start is None else 4
-        few_parts = most * (groups if few_rows or query_start is None else groups // b) >= workers // group
+        merged_parts = 2 if not few_rows else 5 if query_start is None else 4
+        few_parts = merged_parts * (groups if few_rows or query_start is None else groups // b) >= workers // group
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
         shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1)
         if not portable:

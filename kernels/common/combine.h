@@ -44,9 +44,6 @@ __device__ __forceinline__ float part_weight(const MlaDecodeParams& p, int part_
   return weight;
 }
 
-__device__ __forceinline__ float base_of(float lse) { return lse == -INFINITY ? 0.f : lse; }
-__device__ __forceinline__ float inverse(float total) { return total > 0.f ? __fdividef(1.f, total) : 0.f; }
-
 // One row by one warp. A lane takes the row's 16-byte pieces 32 * k + lane.
 template <bool kHalves, int kBatch>
 __device__ __forceinline__ void combine_row(const MlaDecodeParams& p, const MlaSplit& split, int row) {

@@ -1,4 +1,4 @@
-// 16-bit element types of queries and cache.
+// Element types of queries and cache, and the arithmetic that the attention kernels share.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -32,6 +32,10 @@ __device__ __forceinline__ float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+// Of sums of 2^(x - maximum): what to subtract where the maximum is minus infinity too, and a division that gives 0 for nothing.
+__device__ __forceinline__ float base_of(float maximum) { return maximum == -INFINITY ? 0.f : maximum; }
+__device__ __forceinline__ float inverse(float total) { return total > 0.f ? __fdividef(1.f, total) : 0.f; }
 
 __device__ __forceinline__ void store_pair(void* base, int64_t index, int32_t dtype, float lo, float hi) {
   if (dtype == FLASHMLA_F32) {

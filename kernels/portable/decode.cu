@@ -111,7 +111,7 @@ __device__ void decode(const MlaDecodeParams& p) {
         }
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        const float base = top == -INFINITY ? 0.f : top, scale = exp2_approx(m[r] - base);
+        const float base = base_of(top), scale = exp2_approx(m[r] - base);
         m[r] = top;
         float sum = 0.f;
 #pragma unroll

@@ -38,6 +38,9 @@ __host__ __device__ constexpr int unit_tiles(int unit) { return unit == kRopeUni
 __host__ __device__ constexpr int region_first_unit(int region) { return region == kRope ? kRopeUnit : region == kLeft ? 0 : kHalfUnits; }
 __host__ __device__ constexpr int region_units(int region) { return region == kRope ? 1 : kHalfUnits; }
 
+// What memory holds where something is waited for: a NaN that no arithmetic yields.
+constexpr uint32_t kNothing = 0xffffffffu;
+
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted };
 

@@ -123,7 +123,7 @@ struct Consumer {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
       const float next = top * scale_log2 > m[r] + kLazyLog2 ? top * scale_log2 : m[r];
-      const float base = next == -INFINITY ? 0.f : next;
+      const float base = base_of(next);
       scale[r] = exp2_approx(m[r] - base);
       m[r] = next;
       float sum = 0.f;

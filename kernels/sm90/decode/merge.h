@@ -50,7 +50,7 @@ __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, boo
   float mine[2], theirs[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float other = r == 0 ? state.x : state.y, most = fmaxf(m[r], other), base = most == -INFINITY ? 0.f : most;
+    const float other = r == 0 ? state.x : state.y, most = fmaxf(m[r], other), base = base_of(most);
     mine[r] = exp2_approx(m[r] - base);
     theirs[r] = exp2_approx(other - base);
     m[r] = most;

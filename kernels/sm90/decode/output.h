@@ -10,6 +10,10 @@
 
 namespace flashmla::decode {
 
+// Where 8 columns of one of a warp's 16 rows are staged.
+constexpr int kStagedBytes = 8192;
+__device__ __forceinline__ uint32_t staged_chunk(uint32_t area, int row, int chunk) { return area + row * 512 + ((chunk ^ (row & 7)) << 4); }
+
 // A warp's 16 rows of 256 columns into 8 KiB of shared memory, times the factors of the thread's two rows.
 template <bool kBf16>
 __device__ __forceinline__ void stage_rows(uint32_t area, const float (&factor)[2], const float (&o)[128], int lane) {
@@ -22,8 +26,7 @@ __device__ __forceinline__ void stage_rows(uint32_t area, const float (&factor)[
       const float lo = o[i * 8 + k * 2] * factor[k & 1], hi = o[i * 8 + k * 2 + 1] * factor[k & 1];
       v[k] = kBf16 ? Bf16::pack(lo, hi) : F16::pack(lo, hi);
     }
-    const int chunk = i * 2 + (lane >> 4);
-    ptx::stmatrix_x4(area + row * 512 + ((chunk ^ (row & 7)) << 4), v);
+    ptx::stmatrix_x4(staged_chunk(area, row, i * 2 + (lane >> 4)), v);
   }
 }
 
@@ -34,7 +37,7 @@ __device__ __forceinline__ void store_staged(uint32_t area, uint16_t* base, int 
   for (int first = 0; first < rows; first += 4) {
     uint4 v[4];
 #pragma unroll
-    for (int u = 0; u < 4; ++u) v[u] = ptx::load_shared16(area + (first + u) * 512 + ((lane ^ ((first + u) & 7)) << 4));
+    for (int u = 0; u < 4; ++u) v[u] = ptx::load_shared16(staged_chunk(area, first + u, lane));
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
       if (first + u < rows) *reinterpret_cast<uint4*>(base + (first + u) * kValueWidth + lane * 8) = v[u];
@@ -118,7 +121,7 @@ __device__ __forceinline__ RowFactors finish_rows(SharedStorage& sh, int wg, boo
     const int tile_row = warp * 16 + r * 8 + (lane >> 2);
     const float sum = l[r] + (wg == 0 ? sh.s1 : sh.s0)[tile_row];
     rows.lse2[r] = sum > 0.f ? m[r] + __log2f(sum) : -INFINITY;
-    rows.normalize[r] = sum > 0.f ? __fdividef(1.f, sum) : 0.f;
+    rows.normalize[r] = inverse(sum);
     rows.back[r] = 1.f;
     if (scales) {
       const float largest = fmaxf(top[r], (wg == 0 ? sh.m1 : sh.m0)[tile_row]) * rows.normalize[r];
@@ -162,7 +165,7 @@ __device__ __forceinline__ bool write_segment(const MlaDecodeParams& p, SharedSt
     store_rows(base, live, factor, o, lane);
     return false;
   }
-  const uint32_t area = staging + warp * 8192;
+  const uint32_t area = staging + warp * kStagedBytes;
   if (whole && p.out_dtype == FLASHMLA_BF16) {
     stage_rows<true>(area, factor, o, lane);
   } else {

@@ -16,7 +16,6 @@
 
 namespace flashmla::decode {
 
-constexpr uint32_t kNothing = 0xffffffffu;  // a NaN that no arithmetic yields
 constexpr int kLaneValues = 16;             // of a row: columns 8 lane + 0 .. 7 of both halves
 constexpr int kPatience = 16;               // times that an owner asks for part 0, a microsecond or less each
 
@@ -41,7 +40,6 @@ struct RowSum {
   float v[kLaneValues] = {};
   float most = -INFINITY, total = 0.f;
 
-  __device__ __forceinline__ static float base_of(float lse2) { return lse2 == -INFINITY ? 0.f : lse2; }
   // Values of a part in f16, times its weight and scale.
   __device__ __forceinline__ void add(float factor, const uint4 (&halves)[2]) {
 #pragma unroll
@@ -115,10 +113,11 @@ __device__ __forceinline__ uint4* row_in_memory(const MlaDecodeParams& p, int sl
   return static_cast<uint4*>(p.partial_out) + (int64_t(slot) * kRows + row) * 64 + lane;
 }
 __device__ __forceinline__ float2* lse_in_memory(const MlaDecodeParams& p, int slot, int row) { return p.partial_lse + slot * kRows + row; }
+// Of 16 bytes a lane in each half of the columns, which stand 32 KiB apart.
 __device__ __forceinline__ uint32_t staged_row(uint32_t staged, int row, int lane) {
-  return staged + (row >> 4) * 8192 + (row & 15) * 512 + ((lane ^ (row & 7)) << 4);
+  return staged_chunk(staged + (row >> 4) * kStagedBytes, row & 15, lane);
 }
-constexpr int kStagedHalf = 32768;
+constexpr int kStagedHalf = 4 * kStagedBytes;
 
 __device__ __forceinline__ uint4 load_word(const uint4* word) {
   uint4 v;
@@ -161,7 +160,7 @@ __device__ __forceinline__ void hand_over_rows(const MlaDecodeParams& p, const S
 
 // A finished row to out and lse.
 __device__ __forceinline__ void write_row(const MlaDecodeParams& p, int64_t out_row, int lane, const RowSum& sum) {
-  const float factor = sum.total > 0.f ? __fdividef(1.f, sum.total) : 0.f;
+  const float factor = inverse(sum.total);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int64_t first = out_row * kValueWidth + half * 256 + lane * 8;
@@ -221,7 +220,7 @@ __device__ __forceinline__ void merge_rows(const MlaDecodeParams& p, SharedStora
     sum.most = row_of_lane == k ? lse_and_scale.x : -INFINITY;
 #pragma unroll
     for (int d = 16; d > 0; d >>= 1) sum.most = fmaxf(sum.most, __shfl_xor_sync(kAll, sum.most, d));
-    const float weight = row_of_lane == k ? exp2_approx(lse_and_scale.x - RowSum::base_of(sum.most)) : 0.f;
+    const float weight = row_of_lane == k ? exp2_approx(lse_and_scale.x - base_of(sum.most)) : 0.f;
     const float scaled = weight * lse_and_scale.y;
     sum.total = weight;
 #pragma unroll
@@ -263,7 +262,7 @@ __device__ __forceinline__ void merge_rows(const MlaDecodeParams& p, SharedStora
   if (sub > 0 || rows == 0) return;
 #pragma unroll 1
   for (int other = warp + 1; other < warp + step; ++other) {
-    const float most = fmaxf(sum.most, sums.most[other]), base = RowSum::base_of(most);
+    const float most = fmaxf(sum.most, sums.most[other]), base = base_of(most);
     const float ours = exp2_approx(sum.most - base), theirs = exp2_approx(sums.most[other] - base);
     sum.most = most;
     sum.total = sum.total * ours + sums.total[other] * theirs;
@@ -287,7 +286,7 @@ __device__ __forceinline__ void merge_shared(const MlaDecodeParams& p, ShareStor
         reinterpret_cast<float2*>(sh.p1)[warp * 16 + r * 8 + (lane >> 2)] = make_float2(factors.lse2[r], factors.back[r]);
       }
     }
-    stage_rows<false>(staged + warp * 8192, factors.normalize, o, lane);
+    stage_rows<false>(staged + warp * kStagedBytes, factors.normalize, o, lane);
   }
   bool owns = tile.index < tile.owners;
   if (owns) {

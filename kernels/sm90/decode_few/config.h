@@ -6,6 +6,7 @@
 namespace flashmla::decode_few {
 
 using decode::kConsumerThreads;
+using decode::kNothing;
 using decode::kRopeTile;
 using decode::kTileBytes;
 using decode::kTiles;

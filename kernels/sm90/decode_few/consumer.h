@@ -101,7 +101,7 @@ struct Consumer {
     float e[8], base[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      base[c] = m[c] == -INFINITY ? 0.f : m[c];
+      base[c] = base_of(m[c]);
       sum[c] = 0.f;
     }
 #pragma unroll

@@ -1,7 +1,6 @@
 // Split-KV MLA decode for Hopper where a sequence has up to 16 query rows. Schedule, loads and the merging of parts are those of
 // ../decode; what differs is the consumers (consumer.h), whose products have the query rows as their narrow side.
 #pragma once
-#include "../decode/output.h"
 #include "../decode/producer.h"
 #include "merge.h"
 

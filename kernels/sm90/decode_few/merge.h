@@ -8,9 +8,8 @@
 
 namespace flashmla::decode_few {
 
-constexpr int kWords = 2 * kHalfTiles;      // of a thread's values, 16 bytes each
-constexpr int kPartWords = kWords + 2;      // and of its maxima and sums
-constexpr uint32_t kNothing = 0xffffffffu;  // a NaN that no arithmetic yields
+constexpr int kWords = 2 * kHalfTiles;  // of a thread's values, 16 bytes each
+constexpr int kPartWords = kWords + 2;  // and of its maxima and sums
 
 __device__ __forceinline__ float4* part_of(const MlaDecodeParams& p, int block) {
   return static_cast<float4*>(p.partial_out) + int64_t(block) * kPartWords * kConsumerThreads + threadIdx.x;

@@ -4,6 +4,7 @@
 //    quarter of what the rows have: o [4][8], of its warpgroup's 256 columns.
 // 2. A finished tile's rows go to out and lse, a part's to the partial buffers (for mla_combine) or to the block that merges it (merge.h).
 #pragma once
+#include "../decode/output.h"
 #include "consumer.h"
 
 namespace flashmla::decode_few {
@@ -19,7 +20,7 @@ struct Sums {
     float mine[kColumns], theirs[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const float most = fmaxf(m[c], their_m[c]), base = most == -INFINITY ? 0.f : most;
+      const float most = fmaxf(m[c], their_m[c]), base = base_of(most);
       mine[c] = exp2_approx(m[c] - base);
       theirs[c] = exp2_approx(their_m[c] - base);
       m[c] = most;
@@ -89,15 +90,14 @@ __device__ __forceinline__ void store_rows16(const Sums& sums, const float (&fac
     const float(&o)[8] = sums.o[t];
     const uint32_t v[4] = {T::pack(o[0] * factor[0], o[1] * factor[1]), T::pack(o[2] * factor[0], o[3] * factor[1]),
                            T::pack(o[4] * factor[2], o[5] * factor[3]), T::pack(o[6] * factor[2], o[7] * factor[3])};
-    const int chunk = t * 8 + warp * 2 + ((lane >> 3) & 1);
-    ptx::stmatrix_x4_trans(area + row * 512 + ((chunk ^ (row & 7)) << 4), v);
+    ptx::stmatrix_x4_trans(decode::staged_chunk(area, row, t * 8 + warp * 2 + ((lane >> 3) & 1)), v);
   }
   ptx::bar_sync(barrier, 128);
 #pragma unroll
   for (int i = 0; i < kRows / 4; ++i) {
     const int r = i * 4 + warp;
     if (r < rows) {
-      *reinterpret_cast<uint4*>(base + r * kValueWidth + lane * 8) = ptx::load_shared16(area + r * 512 + ((lane ^ (r & 7)) << 4));
+      *reinterpret_cast<uint4*>(base + r * kValueWidth + lane * 8) = ptx::load_shared16(decode::staged_chunk(area, r, lane));
     }
   }
 }
@@ -138,7 +138,7 @@ __device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStora
   for (int c = 0; c < kColumns; ++c) {
     const int row = row_of_column(c, lane);
     const float lse2 = sums.l[c] > 0.f ? sums.m[c] + __log2f(sums.l[c]) : -INFINITY;
-    factor[c] = sums.l[c] > 0.f ? __fdividef(1.f, sums.l[c]) : 0.f;
+    factor[c] = inverse(sums.l[c]);
     if (wg == 0 && warp == 0 && lane < 4 && row < rows) {
       if (whole) {
         p.lse[first + row] = lse2 * kLn2;

@@ -134,7 +134,8 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const hopper = !portable && !entry.symbol.endsWith('_gather')
   const ragged = shape.totalQueries !== undefined
   // Of a ragged plan's sequences all but one may be empty, and sharing is at its best then.
-  if (hopper && mergedParts(rows, ragged) * (ragged && !few ? groups : allGroups) >= groupWorkers) {
+  const expectedGroups = ragged && !few ? groups : allGroups
+  if (hopper && mergedParts(rows, ragged) * expectedGroups >= groupWorkers) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   // A single tile has too few rows for all blocks.
