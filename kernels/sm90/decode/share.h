@@ -17,7 +17,7 @@
 namespace flashmla::decode {
 
 constexpr int kLaneValues = 16;             // of a row: columns 8 lane + 0 .. 7 of both halves
-constexpr int kPatience = 16;               // times that an owner asks for part 0, a microsecond or less each
+constexpr int kPatience = 16;               // times that an owner looks for part 0
 
 struct ShareStorage : SharedStorage {
   uint64_t settled;     // whether this block owns rows
