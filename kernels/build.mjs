@@ -86,6 +86,7 @@ const modules = [
     kernels: [
       ...['bf16', 'f16'].flatMap((type) => ['', '_merge'].map((kind) => decodeFew(`mla_decode_${type}_few${kind}`))),
       plain('mla_combine_few', 128),
+      plain('mla_combine_few_ragged', 128),
     ],
   },
   {

@@ -1,5 +1,5 @@
-"""Random batches, every form of the decode kernels, several launches in a row whose lengths are rewritten between them: `check_random.py SECONDS
-[SEED]`. Each result has to be that of a launch alone, and the forms have to agree."""
+"""Random batches, every form of the decode kernels, several launches in a row whose lengths are rewritten between them, and with ragged queries
+their numbers too: `check_random.py SECONDS [SEED]`. Each result has to be that of a launch alone, and the forms have to agree."""
 import os
 import random
 import sys
@@ -18,7 +18,8 @@ def a_case():
     h_q = random.choice([1, 3, 8, 9, 16, 17, 32, 48, 64, 65, 128])
     batch = random.choice([1, 2, 4, 7, 8, 13, 20, 26, 27, 40, 66, 100, 128, 140])
     s_q = random.choice([1, 1, 1, max(16 // h_q, 1), 2])
-    return batch, s_q, h_q, random.choice([100, 1000, 5000 if batch < 50 else 2000]), random.choice([16, 32, 64, 128])
+    most = random.choice([100, 1000, 5000 if batch < 50 else 2000])
+    return batch, s_q, h_q, most, random.choice([16, 32, 64, 128]), random.choice([None, None, 0.1, 0.9])
 
 
 def forms(rows):
@@ -28,27 +29,43 @@ def forms(rows):
         yield dict(merge=False, share=True)
 
 
-def check(batch, s_q, h_q, most, page, seed):
-    """What is wrong, a line each."""
+def starts_of(batch, s_q, present):
+    """Query starts of sequences of which each is there with that probability, the first in any case."""
+    counts = torch.randint(1, s_q + 1, (batch,)) * (torch.rand(batch) < present)
+    counts[0] = s_q
+    return torch.cat([torch.zeros(1), counts.cumsum(0)]).to(torch.int32)
+
+
+def check(batch, s_q, h_q, most, page, present, seed):
+    """What is wrong, a line each. present: the share of sequences that have queries, None where each has s_q."""
     sets = [torch.randint(0, most, (batch,), dtype=torch.int32) for _ in range(3)]
     q, kv, table, lengths = oracle.make_inputs(torch.stack(sets).amax(0).tolist(), s_q, h_q, page, seed=seed)
-    calls = [Decode(q, kv, table, lengths, s_q, 576**-0.5, **tune) for tune in forms(s_q * h_q)]
+    starts = None if present is None else torch.zeros(batch + 1, dtype=torch.int32, device='cuda')
+    of_sets = [torch.tensor([batch * s_q]) if starts is None else starts_of(batch, s_q, present) for _ in sets]
+    rows = [int(each[-1]) for each in of_sets]
+
+    def rewrite(n):
+        lengths.copy_(sets[n])
+        if starts is not None:
+            starts.copy_(of_sets[n])
+
+    calls = [Decode(q, kv, table, lengths, s_q, 576**-0.5, query_start=starts, **tune) for tune in forms(s_q * h_q)]
     wrong, right = [], []
-    for each in sets:
-        lengths.copy_(each)
+    for n in range(3):
+        rewrite(n)
         for call in calls:
             torch.cuda.synchronize()
             call()
         torch.cuda.synchronize()
-        right.append([call.out.clone() for call in calls])
+        right.append([call.out[: rows[n]].clone() for call in calls])
         wrong += [f'{call.symbol} differs' for call, out in zip(calls, right[-1]) if not difference(out, right[-1][0]) < 5e-3 and right[-1][0].any()]
-    sets = [each.cuda() for each in sets]
+    sets, of_sets = [each.cuda() for each in sets], [each.cuda() for each in of_sets]
     outs = []
     for launch in range(LAUNCHES):
-        lengths.copy_(sets[launch % 3])
+        rewrite(launch % 3)
         for i, call in enumerate(calls):
             call()
-            outs.append((i, launch % 3, call.out.clone()))
+            outs.append((i, launch % 3, call.out[: rows[launch % 3]].clone()))
         for _ in range(launch % 3):
             for call in calls:
                 call()

@@ -133,10 +133,16 @@ class Decode:
         group = tune.get('group') or min(tiles, 4)
         workers = max(1, (sms * 2 if portable else sms) // group) * group
         groups = b * -(-tiles // group)
-        # Few parts a tile: the decode kernel merges them itself.
-        merged_parts = 2 if not few_rows else 5 if query_start is None else 4
-        few_parts = merged_parts * (groups if few_rows or query_start is None else groups // b) >= workers // group
+        by_tile = groups <= workers // group
+        # Few parts a tile: the decode kernel merges them itself. Of a ragged plan's sequences all but one may be empty.
+        ragged = query_start is not None
+        if few_rows:
+            few_parts = 3 * min(b, t) >= workers // group or ragged and (not by_tile or b > 128)
+        else:
+            few_parts = 2 * (groups // b if ragged else groups) >= workers // group
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
+        if few_rows and ragged and (not by_tile or b > 128):
+            merges = True  # the combine kernel takes no more sequences
         shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' if merges else '_share' if shares else ''
@@ -144,11 +150,12 @@ class Decode:
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
         size = workers * (10 if few_rows else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        if few_rows and not merges:
+            size = 2 * workers * (16 * 512 * 2 + 4 * 256) // 4
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows * 8,), 0xff, dtype=torch.uint8, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
         self.ready = torch.zeros(2 * workers, dtype=torch.int32, device='cuda')
-        by_tile = groups <= workers // group
         self.keep = (q, kv, block_table, seq_lens, query_start)
         self.params = DecodeParams(q.data_ptr(), kv.data_ptr(), block_table.data_ptr(), seq_lens.data_ptr(),
                                    query_start.data_ptr() if query_start is not None else None, self.out.data_ptr(),
@@ -164,10 +171,9 @@ class Decode:
         blocks = max(1, min(group_rows, 2 * sms // entries))
         self.combine_grid = (entries, group_rows, 2) if by_halves else (entries, blocks, 1)
         if few_rows:
-            most = 2 * sms
-            slices = next((s for s in (8, 4, 2) if entries * group_rows * s <= most), 1)
-            self.combine_grid = (entries, max(1, min(group_rows, most // (entries * slices))), slices)
-        self.combine = None if merges or shares else 'mla_combine_few' if few_rows else (
+            pieces = next(n for n in (128, 64, 32, 16, 8, 4, 2, 1) if entries * n <= 2 * sms or n == 1)
+            self.combine_grid = (2 * sms, 1, 1) if ragged else (entries, pieces, 1)
+        self.combine = None if merges or shares else ('mla_combine_few' + '_ragged' * ragged) if few_rows else (
             'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]
         if not portable:
@@ -176,7 +182,7 @@ class Decode:
             def kv_map(tiles):
                 return self.q_map if variant == 'gather' else tensor_map(
                     q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
-                    (64, min(page, 64), tiles, 1), 2 if group > 1 else 3)
+                    (64, min(page, 64), tiles, 1), 0)
             self.args += [self.q_map, kv_map(2), kv_map(1)]
 
     def __call__(self):

@@ -144,7 +144,7 @@ __device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh
       found = __all_sync(0xffffffffu, found);
     }
   }
-  if (!found) {
+  if (__builtin_expect(!found, 0)) {
     if (asked && lane == 0) take_back(&sh.q_full, 1);
     asked = false;
     const Shapes shapes(p, Storage::kRows);
@@ -283,7 +283,7 @@ __device__ __forceinline__ void ask_ahead(const MlaDecodeParams& p, const CUtens
   mbarrier_wait(smem_address(&sh.note_full[0]), 0);  // the clerk has found the place
   const bool right = sh.known && again == id;
   if ((threadIdx.x & 31) == 0) {
-    if (asks && !right) take_back(sh.full[0], kUnits);
+    if (__builtin_expect(asks && !right, 0)) take_back(sh.full[0], kUnits);
     sh.ahead = asks && right ? 1 : 0;
   }
   __syncwarp();
@@ -344,7 +344,9 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
             const int tile = unit * kUnitTiles;
             if (lane == 0) load(unit == kRopeUnit ? map_tile : map_kv, smem_address(sh.kv[buffer][tile]), bar, tile, row_in_page, id);
           } else {
+#pragma unroll 1
             for (int t = unit * kUnitTiles; t < unit * kUnitTiles + unit_tiles(unit); ++t) {
+#pragma unroll 1
               for (int page = 0; page < pages; ++page) {
                 const int page_id = __shfl_sync(0xffffffffu, ids, first_page + page - id_base);
                 if (lane == 0) load(map_tile, smem_address(sh.kv[buffer][t]) + page * p.page_size * 128, bar, t, 0, page_id);

@@ -1,91 +1,235 @@
 // Merges the parts of split tiles that ./kernel.h has written: mla_combine for blocks that are small enough to stand beside decode blocks. They
 // start with them, wait for their end, and let the decode after that start meanwhile.
 //
-// A block takes a row of a tile, or a slice of its columns where rows are few: the threads that a slice leaves over share the parts.
+// 1. Parts stand in memory as the decode kernel's threads held them, 1024 words of eight values of a query row: see Part. A block takes a piece
+//    of a tile's words; the threads that a piece leaves over share the parts, in an order that depends on nothing but their number.
+// 2. What there is to merge is most likely what there was the last time. So parts are asked for before the description is there again.
 #pragma once
 #include "../../common/combine.h"
+#include "output.h"
 
 namespace flashmla::decode_few {
 
 constexpr int kCombineThreads = 128;
+constexpr int kPartWords = kColumns * kConsumerThreads;
 
-struct SliceSum {
-  float4 o;
-  float m, l;
+// Eight values of a row and the sum of its weights, relative to the maximum m.
+struct WordSum {
+  float o[8], m, l;
 
   __device__ __forceinline__ void scale(float most) {
     const float factor = exp2_approx(m - base_of(most));
     m = most;
     l *= factor;
-    o = make_float4(o.x * factor, o.y * factor, o.z * factor, o.w * factor);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) o[i] *= factor;
   }
-  __device__ __forceinline__ void add(float weight, const float4& v) {
-    o.x += weight * v.x;
-    o.y += weight * v.y;
-    o.z += weight * v.z;
-    o.w += weight * v.w;
+  // Another sum. The same on both sides, so that lanes that take in each other's agree.
+  __device__ __forceinline__ void add(const WordSum& other) {
+    scale(fmaxf(m, other.m));
+    const float weight = exp2_approx(other.m - base_of(m));
+    l += weight * other.l;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) o[i] += weight * other.o[i];
+  }
+  __device__ __forceinline__ WordSum of_lane(int mask) const {
+    WordSum other;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) other.o[i] = __shfl_xor_sync(0xffffffffu, o[i], mask);
+    other.m = __shfl_xor_sync(0xffffffffu, m, mask);
+    other.l = __shfl_xor_sync(0xffffffffu, l, mask);
+    return other;
   }
 };
 
-// Parts first, first + step, ... of a row; four columns a thread.
-__device__ __forceinline__ SliceSum sum_parts(const MlaDecodeParams& p, const PartRows& part_row, int splits, int first, int step, int column) {
-  constexpr int kBatch = 8;
-  SliceSum sum = {make_float4(0.f, 0.f, 0.f, 0.f), -INFINITY, 0.f};
+// Which word of a part it is, and its row.
+struct WordPlace {
+  int thread, c, row;
+  __device__ __forceinline__ explicit WordPlace(int word)
+      : thread(word % kConsumerThreads), c(word / kConsumerThreads), row(row_of_column(c, thread & 31)) {}
+};
+
+// Parts first, first + step, ... of a word.
+__device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace& place) {
+  constexpr int kBatch = 5;
+  WordSum sum = {{}, -INFINITY, 0.f};
 #pragma unroll 1
   for (int base = first; base < splits; base += kBatch * step) {
-    float4 part[kBatch];
-    float lse[kBatch];
+    uint4 word[kBatch];
+    float2 of_row[kBatch];  // its maximum and sum
+    uint32_t exponent[kBatch];
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      const int i = base + u * step, row = part_row(min(i, splits - 1));
-      part[u] = load_part(p.partial_out, false, row, column);
-      lse[u] = p.partial_lse[row].x;
-      if (i >= splits) lse[u] = -INFINITY;
+      const int i = min(base + u * step, splits - 1), slot = partial_slot(first_worker + i, i == 0);
+      const Part& part = static_cast<const Part*>(p.partial_out)[slot];
+      word[u] = __ldcg(&part.words[place.c][place.thread]);
+      exponent[u] = __ldcg(&part.exponents[place.thread][place.c]);
+      of_row[u] = __ldcg(p.partial_lse + slot * kRows + place.row);
     }
     float most = sum.m;
 #pragma unroll
-    for (int u = 0; u < kBatch; ++u) most = fmaxf(most, lse[u]);
+    for (int u = 0; u < kBatch; ++u) {
+      if (base + u * step >= splits) of_row[u] = make_float2(-INFINITY, 0.f);
+      most = fmaxf(most, of_row[u].x);
+    }
     sum.scale(most);
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
-      const float weight = exp2_approx(lse[u] - base_of(most));
-      sum.l += weight;
-      sum.add(weight, part[u]);
+      const float weight = exp2_approx(of_row[u].x - base_of(most)), scaled = weight * __uint_as_float(exponent[u] << 23);
+      sum.l += weight * of_row[u].y;
+      const uint32_t pair[4] = {word[u].x, word[u].y, word[u].z, word[u].w};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&pair[k]));
+        sum.o[2 * k] += scaled * v.x;
+        sum.o[2 * k + 1] += scaled * v.y;
+      }
     }
   }
   return sum;
 }
 
-__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  __shared__ SliceSum shared[kCombineThreads];
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  const MlaSplit split = split_of(p, blockIdx.x);
-  if (split.splits < 2) return;
-  const int groups = gridDim.z, slice = unsigned(kCombineThreads) / unsigned(groups), thread = threadIdx.x;
-  const int group = unsigned(thread) / unsigned(slice), column = blockIdx.z * slice + thread - group * slice;
-#pragma unroll 1
-  for (int row = blockIdx.y; row < split.rows; row += gridDim.y) {
-    const PartRows part_row(p, split, row);
-    SliceSum sum = sum_parts(p, part_row, split.splits, group, groups, column);
-    if (groups > 1) {
-      __syncthreads();
-      shared[thread] = sum;
-      __syncthreads();
-      if (group > 0) continue;
-#pragma unroll 1
-      for (int other = 1; other < groups; ++other) {
-        const SliceSum& theirs = shared[thread + other * slice];
-        const float most = fmaxf(sum.m, theirs.m), weight = exp2_approx(theirs.m - base_of(most));
-        sum.scale(most);
-        sum.l += weight * theirs.l;
-        sum.add(weight, theirs.o);
-      }
+__device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSplit& split, const WordSum& sum, const WordPlace& place) {
+  const float factor = inverse(sum.l);
+  const int64_t row = split.out_row + place.row;
+  const int column = column_of_thread(place.thread);
+  const int64_t at = row * kValueWidth + column;
+  if (p.out_dtype == FLASHMLA_F32) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) static_cast<float*>(p.out)[at + column_of_value(i)] = sum.o[i] * factor;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      const float lo = sum.o[i] * factor, hi = sum.o[i + 1] * factor;
+      const uint32_t both = p.out_dtype == FLASHMLA_BF16 ? Bf16::pack(lo, hi) : F16::pack(lo, hi);
+      uint16_t* out = static_cast<uint16_t*>(p.out) + at + column_of_value(i);
+      out[0] = uint16_t(both);
+      out[8] = uint16_t(both >> 16);
     }
-    const int64_t out_row = split.out_row + row;
-    const float factor = inverse(sum.l);
-    store_four(p.out, out_row * 512 + column * 4, p.out_dtype, sum.o.x * factor, sum.o.y * factor, sum.o.z * factor, sum.o.w * factor);
-    if (column == 0) p.lse[out_row] = sum.l > 0.f ? (sum.m + __log2f(sum.l)) * kLn2 : -INFINITY;
+  }
+  if (column == 0) p.lse[row] = sum.l > 0.f ? (sum.m + __log2f(sum.l)) * kLn2 : -INFINITY;
+}
+
+// Words [first, first + words) of an entry's parts, for one block; entry -1: none.
+struct Piece {
+  int entry, first, words;
+};
+
+// Pieces of all entries: blockIdx.x is the entry, blockIdx.y the piece, of gridDim.y, a power of two up to 128.
+__device__ __forceinline__ Piece piece_of_block() {
+  const int words = kPartWords >> (31 - __clz(gridDim.y));
+  return {int(blockIdx.x), int(blockIdx.y) * words, words};
+}
+
+// Whether there is something to merge in the entry of a sequence that may have no rows.
+__device__ __forceinline__ bool has_parts(const MlaDecodeParams& p, int seq) {
+  if (seq >= p.batch) return false;
+  return __ldcg(p.query_start + seq + 1) > __ldcg(p.query_start + seq) && __ldcg(&p.splits[seq].splits) > 1;
+}
+
+// Pieces of the entries that have something to merge, as many as there are blocks for. A sequence for each thread says whether it has. All of
+// the block.
+__device__ __forceinline__ Piece piece_of_active(bool active) {
+  constexpr int kMostPieces = 7;  // as a power of two
+  __shared__ uint32_t of_warp[kCombineThreads / 32];
+  const uint32_t mask = __ballot_sync(0xffffffffu, active);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = mask;
+  __syncthreads();
+  int count = 0;
+#pragma unroll
+  for (int w = 0; w < kCombineThreads / 32; ++w) count += __popc(of_warp[w]);
+  const int shift = min(31 - __clz(max(gridDim.x / max(count, 1), 1)), kMostPieces), words = kPartWords >> shift;
+  int left = blockIdx.x >> shift;
+  Piece piece = {-1, (int(blockIdx.x) & ((1 << shift) - 1)) * words, words};
+#pragma unroll 1
+  for (int w = 0; left < count && piece.entry < 0; ++w) {
+    const int here = __popc(of_warp[w]);
+    if (left < here) piece.entry = w * 32 + __fns(of_warp[w], 0, left + 1);
+    left -= here;
+    count -= here;
+  }
+  return piece;
+}
+
+// What is there to merge, as it stands in memory.
+__device__ __forceinline__ MlaSplit read_split(const MlaDecodeParams& p, int entry) {
+  MlaSplit split = {};
+  if (entry < 0) return split;
+  const int4* words = reinterpret_cast<const int4*>(p.splits + entry);
+  const int4 head = __ldcg(words);
+  split.out_row = int64_t(uint64_t(uint32_t(head.x)) | uint64_t(uint32_t(head.y)) << 32);
+  split.rows = head.z;
+  split.splits = head.w;
+  split.first_worker = __ldcg(reinterpret_cast<const int*>(words + 1));
+  return split;
+}
+
+// The same where nobody has confirmed it yet: whatever it says, its parts are in the workspace.
+__device__ __forceinline__ MlaSplit guess_split(const MlaDecodeParams& p, int entry) {
+  MlaSplit split = read_split(p, entry);
+  split.first_worker = min(max(split.first_worker, 0), p.workers - 1);
+  split.splits = min(max(split.splits, 0), p.workers - split.first_worker);
+  return split;
+}
+
+// Merges a piece of what `split` says. Its parts are asked for as `guess` says first; false, with nothing written, where that is something else
+// or others(), the same for all of the block, says so.
+template <typename Others>
+__device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& guess, const MlaSplit& split,
+                                      const Others& others) {
+  __shared__ WordSum shared[kCombineThreads];
+  const int width = min(piece.words, kCombineThreads), shift = 31 - __clz(width), groups = kCombineThreads >> shift;
+  const int thread = threadIdx.x, group = thread >> shift;
+#pragma unroll 1
+  for (int first = piece.first; first < piece.first + piece.words; first += width) {
+    const WordPlace place(first + (thread & (width - 1)));
+    // Rows that aren't there are not read.
+    const int splits = place.row < guess.rows ? guess.splits : 0;
+    WordSum sum = sum_parts(p, guess.first_worker, splits, group, groups, place);
+    const bool right = guess.splits == split.splits && guess.first_worker == split.first_worker && guess.rows == split.rows;
+    if (first == piece.first && (others() || !right)) return false;
+    if (split.splits < 2) return true;
+#pragma unroll 1
+    for (int mask = width; mask < 32; mask *= 2) sum.add(sum.of_lane(mask));
+    if (groups > 1) {
+      const int apart = max(width, 32);
+      if (thread >= apart) shared[thread] = sum;
+      __syncthreads();
+      if (thread >= apart) return true;
+#pragma unroll 1
+      for (int other = thread + apart; other < kCombineThreads; other += apart) sum.add(shared[other]);
+    }
+    if (place.row < split.rows && thread < width) write_word(p, split, sum, place);
+  }
+  return true;
+}
+
+__device__ __forceinline__ void combine(const MlaDecodeParams& p) {
+  asm volatile("griddepcontrol.launch_dependents;");
+  const Piece piece = piece_of_block();
+  MlaSplit guess = guess_split(p, piece.entry);
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  const MlaSplit split = read_split(p, piece.entry);
+#pragma unroll 1
+  while (!merge(p, piece, guess, split, [] { return false; })) guess = split;
+}
+
+// Of ragged queries: a plan is for more sequences than most steps have.
+__device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
+  asm volatile("griddepcontrol.launch_dependents;");
+  const int seq = threadIdx.x;
+  bool active = has_parts(p, seq);
+  Piece piece = piece_of_active(active);
+  MlaSplit guess = guess_split(p, piece.entry);
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  const bool is_active = has_parts(p, seq);
+  MlaSplit split = read_split(p, piece.entry);
+#pragma unroll 1
+  while (!merge(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
+    active = is_active;
+    piece = piece_of_active(active);
+    guess = split = read_split(p, piece.entry);
   }
 }
 

@@ -20,3 +20,7 @@ MLA_DECODE_FEW(mla_decode_f16_few_merge, F16, true)
 extern "C" __global__ void __launch_bounds__(decode_few::kCombineThreads, 8) mla_combine_few(const __grid_constant__ MlaDecodeParams p) {
   decode_few::combine(p);
 }
+extern "C" __global__ void __launch_bounds__(decode_few::kCombineThreads, 8)
+    mla_combine_few_ragged(const __grid_constant__ MlaDecodeParams p) {
+  decode_few::combine_ragged(p);
+}

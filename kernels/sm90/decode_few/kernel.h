@@ -89,7 +89,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       }
       if (!whole) hand_over(p, worker, sums);
     }
-    if (whole || !kMerges) write_rows(p, sh, seg, whole, wg, worker, sums);
+    if (whole) {
+      write_rows(p, sh, seg, wg, sums);
+    } else if (!kMerges) {
+      write_part(p, partial_slot(worker, seg.lo == 0), seg.shape.s_q * p.h_q, sums);
+    }
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
   }
   if (threadIdx.x == 0) {

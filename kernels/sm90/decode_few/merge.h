@@ -8,11 +8,10 @@
 
 namespace flashmla::decode_few {
 
-constexpr int kWords = 2 * kHalfTiles;  // of a thread's values, 16 bytes each
-constexpr int kPartWords = kWords + 2;  // and of its maxima and sums
+constexpr int kHandedWords = kWords + 2;  // of a thread: its values, maxima and sums
 
 __device__ __forceinline__ float4* part_of(const MlaDecodeParams& p, int block) {
-  return static_cast<float4*>(p.partial_out) + int64_t(block) * kPartWords * kConsumerThreads + threadIdx.x;
+  return static_cast<float4*>(p.partial_out) + int64_t(block) * kHandedWords * kConsumerThreads + threadIdx.x;
 }
 
 __device__ __forceinline__ float4 load_word(const float4* word) {
@@ -27,8 +26,7 @@ __device__ __forceinline__ bool is_there(const float4& v) {
 // All consumers.
 __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, const Sums& sums) {
   float4* part = part_of(p, block);
-#pragma unroll
-  for (int w = 0; w < kWords; ++w) __stcg(part + w * kConsumerThreads, word_of(sums.o[w >> 1], w & 1));
+  write_words(part, sums);
   __stcg(part + kWords * kConsumerThreads, make_float4(sums.m[0], sums.m[1], sums.m[2], sums.m[3]));
   __stcg(part + (kWords + 1) * kConsumerThreads, make_float4(sums.l[0], sums.l[1], sums.l[2], sums.l[3]));
 }
@@ -37,20 +35,20 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, c
 __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sums& sums) {
   float4* part = part_of(p, block);
   // What is written last is most likely there last.
-  while (!__all_sync(0xffffffffu, is_there(load_word(part + (kPartWords - 1) * kConsumerThreads)))) {
+  while (!__all_sync(0xffffffffu, is_there(load_word(part + (kHandedWords - 1) * kConsumerThreads)))) {
   }
-  float4 word[kPartWords];
+  float4 word[kHandedWords];
   bool there;
   do {
     there = true;
 #pragma unroll
-    for (int w = 0; w < kPartWords; ++w) word[w] = load_word(part + w * kConsumerThreads);
+    for (int w = 0; w < kHandedWords; ++w) word[w] = load_word(part + w * kConsumerThreads);
 #pragma unroll
-    for (int w = 0; w < kPartWords; ++w) there &= is_there(word[w]);
+    for (int w = 0; w < kHandedWords; ++w) there &= is_there(word[w]);
   } while (!__all_sync(0xffffffffu, there));
   const float nothing = __uint_as_float(kNothing);
 #pragma unroll
-  for (int w = 0; w < kPartWords; ++w) __stcg(part + w * kConsumerThreads, make_float4(nothing, nothing, nothing, nothing));
+  for (int w = 0; w < kHandedWords; ++w) __stcg(part + w * kConsumerThreads, make_float4(nothing, nothing, nothing, nothing));
   const float4 &m = word[kWords], &l = word[kWords + 1];
   const float their_m[kColumns] = {m.x, m.y, m.z, m.w}, their_l[kColumns] = {l.x, l.y, l.z, l.w};
   sums.add(their_m, their_l, [&](int w) { return word[w]; });

@@ -2,12 +2,27 @@
 //
 // 1. The warpgroups add up what they have: each gives the other that one's half of the value columns, so that every thread ends with a
 //    quarter of what the rows have: o [4][8], of its warpgroup's 256 columns.
-// 2. A finished tile's rows go to out and lse, a part's to the partial buffers (for mla_combine) or to the block that merges it (merge.h).
+// 2. A finished tile's rows go to out and lse. A part goes as its threads hold it to the partial buffers (for mla_combine_few, combine.h) or to
+//    the block that merges it (merge.h).
 #pragma once
 #include "../decode/output.h"
 #include "consumer.h"
 
 namespace flashmla::decode_few {
+
+// A thread's values in words of 16 bytes, four values of one query row each: word w is of row_of_column(w % 4), and of value columns c, c + 8,
+// c + 64 and c + 72, with c = 128 * (w / 4) + 16 warp + (lane >> 2).
+constexpr int kWords = 2 * kHalfTiles;
+
+template <typename Values>
+__device__ __forceinline__ auto& value_of(Values& o, int w, int i) {
+  const int c = w % kColumns;
+  return o[w / kColumns * 2 + (i >> 1)][(c >> 1) * 4 + (c & 1) + (i & 1) * 2];
+}
+template <typename Values>
+__device__ __forceinline__ float4 word_of(const Values& o, int w) {
+  return make_float4(value_of(o, w, 0), value_of(o, w, 1), value_of(o, w, 2), value_of(o, w, 3));
+}
 
 // What a thread has of a tile when its warpgroups have added up: value i of o[t] is of value column 64 t + 16 warp + (lane >> 2) + 8 * (i >> 1 & 1)
 // of the warpgroup's half.
@@ -27,22 +42,18 @@ struct Sums {
       l[c] = l[c] * mine[c] + their_l[c] * theirs[c];
     }
 #pragma unroll
-    for (int w = 0; w < 2 * kHalfTiles; ++w) {
+    for (int w = 0; w < kWords; ++w) {
+      const int c = w % kColumns;
       const float4 v = read(w);
       const float word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int c = column_of((w & 1) * 4 + i);
-        float& mine_o = o[w >> 1][(w & 1) * 4 + i];
+        float& mine_o = value_of(o, w, i);
         mine_o = mine_o * mine[c] + word[i] * theirs[c];
       }
     }
   }
 };
-
-__device__ __forceinline__ float4 word_of(const float (&o)[8], int half) {
-  return make_float4(o[half * 4], o[half * 4 + 1], o[half * 4 + 2], o[half * 4 + 3]);
-}
 
 // Both warpgroups' shares of a segment added up. All consumers.
 __device__ __forceinline__ void add_up(SharedStorage& sh, int wg, const float (&o)[8][8], const float (&m)[kColumns], float (&l)[kColumns],
@@ -50,7 +61,7 @@ __device__ __forceinline__ void add_up(SharedStorage& sh, int wg, const float (&
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, thread = threadIdx.x & 127;
   ptx::bar_sync(decode::kBothConsumers, kConsumerThreads);  // what was here last has been read
 #pragma unroll
-  for (int w = 0; w < 2 * kHalfTiles; ++w) sh.exchange[wg][w][thread] = word_of(o[kHalfTiles + (w >> 1)], w & 1);
+  for (int w = 0; w < kWords; ++w) sh.exchange[wg][w][thread] = word_of(o, w + kWords);
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -128,36 +139,66 @@ __device__ __forceinline__ void store_rows32(const Sums& sums, const float (&fac
   }
 }
 
-// Writes a segment's rows, of a whole tile or of a part for mla_combine. All consumers.
-__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, bool whole, int wg, int worker,
-                                           const Sums& sums) {
+// Writes the rows of a whole tile. All consumers.
+__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, int wg, const Sums& sums) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, rows = seg.shape.s_q * p.h_q;
-  const int64_t first = whole ? int64_t(seg.shape.query_start) * p.h_q : int64_t(partial_slot(worker, seg.lo == 0)) * kRows;
+  const int64_t first = int64_t(seg.shape.query_start) * p.h_q;
   float factor[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     const int row = row_of_column(c, lane);
-    const float lse2 = sums.l[c] > 0.f ? sums.m[c] + __log2f(sums.l[c]) : -INFINITY;
     factor[c] = inverse(sums.l[c]);
-    if (wg == 0 && warp == 0 && lane < 4 && row < rows) {
-      if (whole) {
-        p.lse[first + row] = lse2 * kLn2;
-      } else {
-        p.partial_lse[first + row] = make_float2(lse2, 1.f);
-      }
-    }
+    if (wg == 0 && warp == 0 && lane < 4 && row < rows) p.lse[first + row] = sums.l[c] > 0.f ? (sums.m[c] + __log2f(sums.l[c])) * kLn2 : -INFINITY;
   }
   const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
-  if (!whole || p.out_dtype == FLASHMLA_F32) {
-    store_rows32(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<float*>(whole ? p.out : p.partial_out) + first * kValueWidth + wg * 256);
-    return;
-  }
-  uint16_t* base = static_cast<uint16_t*>(p.out) + first * kValueWidth + wg * 256;
-  if (p.out_dtype == FLASHMLA_BF16) {
-    store_rows16<Bf16>(sums, factor, area, kWarpgroup0 + wg, rows, base);
+  const int64_t at = first * kValueWidth + wg * 256;
+  if (p.out_dtype == FLASHMLA_F32) {
+    store_rows32(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<float*>(p.out) + at);
+  } else if (p.out_dtype == FLASHMLA_BF16) {
+    store_rows16<Bf16>(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
   } else {
-    store_rows16<F16>(sums, factor, area, kWarpgroup0 + wg, rows, base);
+    store_rows16<F16>(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
   }
+}
+
+__device__ __forceinline__ void write_words(float4* words, const Sums& sums) {
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) __stcg(words + w * kConsumerThreads, word_of(sums.o, w));
+}
+
+// A part for mla_combine_few: for each query row c of a thread its eight values in f16, 16 bytes, and the power of two that takes their scale
+// back, as the exponent of a float32.
+struct Part {
+  uint4 words[kColumns][kConsumerThreads];
+  uint8_t exponents[kConsumerThreads][kColumns];
+};
+
+// Value i = 0 .. 7 of those is of value column column_of_thread + column_of_value(i), its row is row_of_column(c).
+__device__ __forceinline__ int column_of_thread(int thread) { return (thread >> 7) * (kValueWidth / 2) + ((thread >> 5) & 3) * 16 + ((thread & 31) >> 2); }
+__device__ constexpr int column_of_value(int i) { return (i >> 1) * 64 + (i & 1) * 8; }
+
+// Writes a part. All consumers.
+__device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, int rows, const Sums& sums) {
+  const int thread = threadIdx.x, lane = thread & 31;
+  Part& part = static_cast<Part*>(p.partial_out)[slot];
+  uint32_t exponents = 0;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const auto value = [&](int i) { return value_of(sums.o, (i >> 2) * kColumns + c, i & 3); };
+    float largest = fabsf(value(0));
+#pragma unroll
+    for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
+    // From 2^14 to 2^15 when scaled.
+    const uint32_t exponent = max(__float_as_uint(largest) >> 23, 15u) - 14;
+    const float scale = __uint_as_float((254 - exponent) << 23);
+    const auto pack = [&](int i) { return F16::pack(value(i) * scale, value(i + 1) * scale); };
+    if (row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], make_uint4(pack(0), pack(2), pack(4), pack(6)));
+    exponents |= exponent << (8 * c);
+  }
+  __stcg(reinterpret_cast<uint32_t*>(part.exponents[thread]), exponents);
+  if (thread >= 4) return;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) p.partial_lse[slot * kRows + row_of_column(c, thread)] = make_float2(sums.m[c], sums.l[c]);
 }
 
 }  // namespace flashmla::decode_few

@@ -1,7 +1,7 @@
 import { bf16Format } from '@flashmla/latent'
 import { DisposedError, InvalidArgumentError } from '@flashmla/spec'
 import { expect, test } from 'vitest'
-import { capacity, fakeBackend, step } from '../testing/fake-backend'
+import { capacity, fakeBackend, field, step } from '../testing/fake-backend'
 import type { CudaBackend } from './backend'
 
 function operands(backend: CudaBackend, t: number, maxBlocks = 5) {
@@ -33,6 +33,21 @@ test('operands at the addresses of disposed ones are those that are used', async
   expect([attend(), attend(), attend()]).toEqual([0, 1, 1])
   // Other rows of the block table are other work.
   expect(launched(() => expect(attend(8)).toBe(0)).map(({ symbol }) => symbol)).toContain('mla_decode_bf16_gather')
+})
+
+test('sequences with as many rows each are planned as such, others and captured steps as ragged', async () => {
+  const { backend, launched } = await fakeBackend({ attention: 'fast' })
+  const mine = operands(backend, 4)
+  const planned = (work = () => attendOn(backend, mine)) => {
+    const decode = launched(work).find(({ symbol }) => symbol.startsWith('mla_decode'))!
+    return { batch: field(decode, 'batch'), ragged: field(decode, 'query_start') !== 0n }
+  }
+  mine.batch.update(step)
+  expect(planned()).toEqual({ batch: capacity.maxSequences, ragged: true })
+  mine.batch.update({ ...step, queryStart: Int32Array.of(0, 2, 4) })
+  expect(planned()).toEqual({ batch: 2, ragged: false })
+  const capturing = () => backend.capture(() => attendOn(backend, mine))
+  expect(planned(capturing)).toEqual({ batch: capacity.maxSequences, ragged: true })
 })
 
 test('a capture loads its kernels before it records', async () => {

@@ -1,6 +1,6 @@
 import { cast } from '../decode/append'
 import { type DecodePlan, decode, planDecode } from '../decode/decode'
-import { QK_WIDTH, VALUE_WIDTH } from '../decode/schedule'
+import { type DecodeShape, QK_WIDTH, VALUE_WIDTH } from '../decode/schedule'
 import { DeviceMemory } from '../driver/memory'
 import type { AttentionOperands } from './attention'
 import type { CudaCache } from './cache'
@@ -39,9 +39,13 @@ export class FastAttention {
     const rows = device.mode === 'run' ? batch.rows : t
     const sQ = batch.mostQueries
     const totalQueries = Math.min(rows, batch.capacity.maxSequences * sQ)
+    // As many rows of each sequence, as most steps have: such a plan's decode may start before what comes before it has ended. A captured step
+    // follows any update.
+    const even = device.mode === 'run' && rows === batch.sequences * sQ
+    const shape = even ? { batch: batch.sequences } : { batch: batch.capacity.maxSequences, totalQueries }
     if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
     if (totalQueries === 0 || h === 0) return
-    const { plan, id } = this.#plan(cache, { batch: batch.capacity.maxSequences, sQ, hQ: h, totalQueries })
+    const { plan, id } = this.#plan(cache, { ...shape, sQ, hQ: h })
     const n = totalQueries * h * QK_WIDTH
     const target = device.workspace('queries in bf16', n * 2)
     const decoded = {
@@ -51,7 +55,7 @@ export class FastAttention {
       blockTable,
       blockTableStride: batch.capacity.maxBlocks,
       seqLens,
-      queryStart,
+      ...(even ? {} : { queryStart }),
       scale,
     }
     const memories = [tensors.q, target, tensors.kv, blockTable, seqLens, queryStart, tensors.out, tensors.lse]
@@ -62,10 +66,7 @@ export class FastAttention {
     })
   }
 
-  #plan(
-    cache: CudaCache,
-    shape: { readonly batch: number; readonly sQ: number; readonly hQ: number; readonly totalQueries: number },
-  ): Planned {
+  #plan(cache: CudaCache, shape: Pick<DecodeShape, 'batch' | 'sQ' | 'hQ' | 'totalQueries'>): Planned {
     const { device } = this
     const { pageSize } = cache
     const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, pageSize].join(' ')

@@ -11,15 +11,19 @@ const FEW_ROWS = 16
 /** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
 const PART_BYTES = 33 * 256 * 16
 const PART_BYTES_FEW = 10 * 256 * 16
+/** Bytes of a part that a kernel beside the decode merges, of few rows: 16 rows in f16, and an exponent for every eight values. */
+const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
+/** A block of that kernel takes 8 of a part's 1024 words or more. */
+const MOST_PIECES_LOG2 = 7
+/** Sequences that it looks through for what there is to merge, of a ragged plan. */
+const MOST_RAGGED = 128
 
 /**
  * Blocks merge split tiles in pairs where there are no more than about so many parts a tile: as measured. Beyond, all blocks of a tile share the
  * merging; for few rows a kernel beside the decode does it.
  */
-function mergedParts(rows: number, ragged: boolean): number {
-  if (rows > FEW_ROWS) return 2
-  return ragged ? 4 : 5
-}
+const MERGED_PARTS = 2
+const MERGED_PARTS_FEW = 3
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -95,7 +99,7 @@ export interface DecodeSchedule {
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
-    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | 'mla_combine_few'
+    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | `mla_combine_few${'' | '_ragged'}`
     readonly grid: CombineGrid
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
@@ -133,38 +137,51 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
   const ragged = shape.totalQueries !== undefined
-  // Of a ragged plan's sequences all but one may be empty, and sharing is at its best then.
-  const expectedGroups = ragged && !few ? groups : allGroups
-  if (hopper && mergedParts(rows, ragged) * expectedGroups >= groupWorkers) {
+  const merges = few
+    ? MERGED_PARTS_FEW * expectedTiles(shape) >= groupWorkers || (ragged && (!splitByTile || shape.batch > MOST_RAGGED))
+    : // Of a ragged plan's sequences all but one may be empty, and merging in pairs is at its worst then.
+      MERGED_PARTS * (ragged ? groups : allGroups) >= groupWorkers
+  if (hopper && merges) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   // A single tile has too few rows for all blocks.
   if (hopper && !few && shape.batch * tiles > 1) {
     return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
+  const combined = { partial_lse: 2 * workers * tileRows * 8, splits: groupWorkers * SPLIT_BYTES, parts_ready: 0 }
   const entries = splitByTile ? allGroups : groupWorkers
   const groupRows = Math.min(tileRows * tilesPerGroup, rows)
   const halves = !portable && rows > 32
-  const grid = few
-    ? fewGrid(entries, groupRows, 2 * device.multiprocessors)
-    : combineGrid(entries, groupRows, groupWorkers, 2 * device.multiprocessors)
+  const most = 2 * device.multiprocessors
+  if (few) {
+    return {
+      ...grids,
+      symbol: entry.symbol,
+      combine: ragged
+        ? { symbol: 'mla_combine_few_ragged', grid: [most, 1, 1] }
+        : { symbol: 'mla_combine_few', grid: fewGrid(entries, most) },
+      workspace: { ...combined, partial_out: 2 * workers * PART_BYTES_BESIDE },
+      filled: {},
+    }
+  }
+  const grid = combineGrid(entries, groupRows, groupWorkers, most)
   // Rows of few parts each: half as many warps, which have all parts of theirs on the way at once.
   const byRow = !portable && grid[2] === 1
   return {
     ...grids,
     symbol: entry.symbol,
     combine: {
-      symbol: few ? 'mla_combine_few' : `mla_combine${byRow ? '_rows' : ''}${halves ? '_f16' : ''}`,
+      symbol: `mla_combine${byRow ? '_rows' : ''}${halves ? '_f16' : ''}`,
       grid,
     },
-    workspace: {
-      partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4),
-      partial_lse: 2 * workers * tileRows * 8,
-      splits: groupWorkers * SPLIT_BYTES,
-      parts_ready: 0,
-    },
+    workspace: { ...combined, partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4) },
     filled: {},
   }
+}
+
+/** Tiles of few rows: a sequence that has queries has one. */
+function expectedTiles({ batch, totalQueries = batch }: DecodeShape): number {
+  return Math.min(batch, totalQueries)
 }
 
 /** Work memory of parts that a block hands over to another, which waits for a flag, or for something else than a NaN that nothing yields. */
@@ -194,11 +211,8 @@ function combineGrid(entries: number, groupRows: number, groupWorkers: number, m
   return [entries, Math.max(Math.min(groupRows, Math.floor(most / entries)), 1), 1]
 }
 
-/**
- * Small blocks that merge: entries of tiles, rows of them, and slices of a row. Threads that a slice leaves over share the parts, so rows are
- * sliced where they are few. `most` run at once.
- */
-function fewGrid(entries: number, groupRows: number, most: number): CombineGrid {
-  const slices = [8, 4, 2].find((n) => entries * groupRows * n <= most) ?? 1
-  return [entries, Math.max(Math.min(groupRows, Math.floor(most / (entries * slices))), 1), slices]
+/** Small blocks that merge: entries of tiles, and pieces of a tile, a power of two up to 256. `most` run at once. */
+function fewGrid(entries: number, most: number): CombineGrid {
+  const fitting = Math.floor(Math.log2(Math.max(most / entries, 1)))
+  return [entries, 2 ** Math.min(fitting, MOST_PIECES_LOG2), 1]
 }

@@ -6,7 +6,7 @@ const DATA_TYPES = { f16: 6, bf16: 9 } as const
 const INTERLEAVE_NONE = 0
 const SWIZZLE_128B = 3
 /** CUtensorMapL2promotion by bytes. */
-const L2_PROMOTIONS = { 128: 2, 256: 3 } as const
+const L2_PROMOTIONS = { 0: 0, 64: 1, 128: 2, 256: 3 } as const
 const OOB_FILL_ZEROS = 0
 const BYTES = 128
 const ALIGNMENT = 64

@@ -4,6 +4,7 @@ import type { BatchStep } from '@flashmla/spec'
 import { type CudaBackendOptions, createCudaBackend } from '../backend/create'
 import { Driver } from '../driver/driver'
 import * as structs from '../kernels/model-params'
+import { MlaDecodeParams } from '../kernels/params'
 import type { Struct } from '../kernels/struct'
 import { FakeDriver, type FakeLaunch, H100 } from './fake-driver'
 
@@ -32,6 +33,7 @@ const STRUCTS: readonly [RegExp, Struct<Record<string, never>>][] = (
     [/^mla_append_rows$/, structs.MlaAppendRowsParams],
     [/^mla_attend(_merge)?$/, structs.MlaAttendParams],
     [/^mla_(gather_latents|attend_naive)$/, structs.MlaNaiveParams],
+    [/^mla_decode/, MlaDecodeParams],
   ] as const
 ).map(([pattern, struct]) => [pattern, struct as unknown as Struct<Record<string, never>>])
 
