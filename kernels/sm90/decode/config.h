@@ -42,7 +42,7 @@ __host__ __device__ constexpr int region_units(int region) { return region == kR
 constexpr uint32_t kNothing = 0xffffffffu;
 
 // Named barriers (0 is __syncthreads).
-enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted };
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted, kScored };
 
 // The same for all lanes, and known to the compiler to be: else it does the arithmetic of matrix descriptors in each lane.
 __device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
@@ -66,7 +66,7 @@ struct SharedStorage {
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers
   uint8_t kv[2][kTiles][kTileBytes];  // buffer 0: even blocks (warpgroup 0's scores), buffer 1: odd blocks
   uint8_t p1[kTileBytes];
-  float m0[64], s0[64], m1[64], s1[64];  // running maximum after each half step, and the factor it puts on what came before
+  float2 steps[2][kRows];  // of rows after a block in buffer 0 or 1: the running maximum, and the factor that it puts on what came before
   uint64_t full[2][kUnits];
   uint64_t empty[2][kRegions];
   uint64_t q_full, q_empty;

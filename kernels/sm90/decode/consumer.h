@@ -3,19 +3,22 @@
 //
 // A pair of blocks, with O = (O_L | O_R):
 //   warpgroup 0                                     warpgroup 1
-//   1. S0 = Q A^T                                   1. S1 = Q B^T
+//   1. S0 = Q A^T                                   1. S1 = Q B^T, issued when most of S0 is
 //   2. m0 = max(m, rows of S0), P0 = 2^(S0 - m0)    2. takes P0: O_R = O_R 2^(m - m0) + P0 A_R, meanwhile
 //   3. gives P0; O_L = O_L 2^(m - m0) + P0 A_L      3. m1 = max(m0, rows of S1), P1 = 2^(S1 - m1), gives P1
 //   4. takes P1: O_L = O_L 2^(m0 - m1) + P1 B_L     4. O_R = O_R 2^(m0 - m1) + P1 B_R
 //   5. issues the next pair's S0 behind it          5. issues the next pair's S1 behind it
-// so that the tensor cores work on 1's scores while 0 is in its softmax, and on P0 A while 1 is in its own.
+// so that the tensor cores work on 1's scores while 0 is in its softmax, and on P0 A while 1 is in its own. Did both issue their scores at once,
+// both would be in their softmax at once.
 #pragma once
 #include "config.h"
 
 namespace flashmla::decode {
 
 // The maximum moves only when it would grow by 2^8 or more: the sums are seldom rescaled, and P's rounding is relative.
-constexpr float kLazyLog2 = 8.f;
+constexpr int kLazyLog2 = 8;
+// The odd block's scores may be issued behind those of so many of the even block's nine tiles.
+constexpr int kHeadTiles = 6;
 
 struct Rows {
   int limit[2];  // tokens that this thread's two rows (g and g + 8 of the warp's 16) may see
@@ -46,12 +49,18 @@ struct Consumer {
     for (int u = 0; u < kHalfUnits; ++u) wait_unit(buffer, half * kHalfUnits + u, par);
   }
 
+  // Where shared memory starts, and a KV tile in it. Shuffled, so that the compiler knows that it is the same for all lanes: descriptors are
+  // made of it by the uniform data path then, and not in every lane.
+  __device__ __forceinline__ uint32_t base() const { return __shfl_sync(0xffffffffu, ptx::smem_address(sh.q[0]), 0); }
+  static __device__ constexpr uint32_t kv_offset(int buffer, int tile) {
+    static_assert(offsetof(SharedStorage, q) == 0);
+    return uint32_t(offsetof(SharedStorage, kv)) + (buffer * kTiles + tile) * kTileBytes;
+  }
+
   // S = Q K^T of one block: the rotary tile with Q from registers, then 8 tiles as they arrive.
   __device__ __forceinline__ void issue_qk(float (&s)[32], const uint32_t (&q_rope)[4][4], int buffer, uint32_t par) {
     using namespace ptx;
-    // Shuffled: the code around the products came out shorter, and faster by up to 2 %.
-    const uint64_t q_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.q[0]), 0), 16, 1024);
-    const uint64_t k_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer][0]), 0), 16, 1024);
+    const uint64_t q_desc = descriptor(base(), 16, 1024), k_desc = descriptor(base() + kv_offset(buffer, 0), 16, 1024);
     wait_unit(buffer, unit_of_tile(kRopeTile), par);
     wgmma_fence();
 #pragma unroll
@@ -70,6 +79,7 @@ struct Consumer {
         const int offset = (t * kTileBytes + k * 32) >> 4;
         Wgmma<T>::qk_ss(s, q_desc + offset, k_desc + offset, 1);
       }
+      if (buffer == 0 && i + 2 == kHeadTiles) bar_arrive(kScored, 256);
     }
     wgmma_commit();
   }
@@ -77,7 +87,7 @@ struct Consumer {
   // O += P V of one block's half; P from registers or from shared memory.
   __device__ __forceinline__ void issue_pv(float (&o)[128], const uint32_t (&pr)[4][4], int buffer) {
     using namespace ptx;
-    const uint64_t v = descriptor(smem_address(sh.kv[buffer][wg * 4]), kTileBytes, 1024);
+    const uint64_t v = descriptor(base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<T>::pv_rs(o, pr[k], v + ((k * 2048) >> 4), 1);
@@ -85,7 +95,7 @@ struct Consumer {
   }
   __device__ __forceinline__ void issue_pv(float (&o)[128], const uint8_t* p_tile, int buffer) {
     using namespace ptx;
-    const uint64_t v = descriptor(smem_address(sh.kv[buffer][wg * 4]), kTileBytes, 1024);
+    const uint64_t v = descriptor(base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
     const uint64_t a = descriptor(smem_address(p_tile), 16, 1024);
     wgmma_fence();
 #pragma unroll
@@ -105,8 +115,28 @@ struct Consumer {
     ptx::bar_sync(wg == 0 ? kZero0 : kZero1, 128);
   }
 
-  // Online softmax of one block's scores: P in s, the new maximum in m, the factor on the past in scale.
-  __device__ __forceinline__ void softmax(float (&s)[32], const Rows& rows, int first_token, float scale_log2, float (&m)[2],
+  // P = 2^(S - m) of a block's scores as products take it; `sum` gets what each row adds up to in this thread.
+  __device__ __forceinline__ void exponents(uint32_t (&pr)[4][4], const float (&s)[32], const float (&m)[2], float scale_log2, float (&sum)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float base = base_of(m[r]);
+      sum[r] = 0.f;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        float e[2];
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          e[c] = exp2_approx(__fmaf_rn(s[j * 4 + r * 2 + c], scale_log2, -base));
+          sum[r] += e[c];
+        }
+        pr[j >> 1][(j & 1) * 2 + r] = T::pack(e[0], e[1]);
+      }
+    }
+  }
+
+  // Online softmax of one block's scores: P in pr, the new maximum in m, the factor on the past in scale. P is computed as if the maximum
+  // stayed. Only where a thread's sum says that one may have to move are the maxima of the rows looked for, and P is computed again.
+  __device__ __forceinline__ void softmax(uint32_t (&pr)[4][4], float (&s)[32], const Rows& rows, int first_token, float scale_log2, float (&m)[2],
                                           float (&l)[2], float (&scale)[2]) {
     if (__builtin_expect(first_token + kBlockTokens > rows.least, 0)) {
 #pragma unroll
@@ -115,42 +145,33 @@ struct Consumer {
         if (token >= rows.limit[(i >> 1) & 1]) s[i] = -INFINITY;
       }
     }
+    float sum[2];
+    scale[0] = scale[1] = 1.f;
+    bool stays = __all_sync(0xffffffffu, m[0] != -INFINITY && m[1] != -INFINITY);
+    if (__builtin_expect(stays, 1)) {
+      exponents(pr, s, m, scale_log2, sum);
+      stays = __all_sync(0xffffffffu, fmaxf(sum[0], sum[1]) <= float(1 << kLazyLog2));
+    }
+    if (__builtin_expect(!stays, 0)) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float top = -INFINITY;
+      for (int r = 0; r < 2; ++r) {
+        float top = -INFINITY;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + r * 2], s[j * 4 + r * 2 + 1]));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      const float next = top * scale_log2 > m[r] + kLazyLog2 ? top * scale_log2 : m[r];
-      const float base = base_of(next);
-      scale[r] = exp2_approx(m[r] - base);
-      m[r] = next;
-      float sum = 0.f;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const float e = exp2_approx(__fmaf_rn(s[j * 4 + r * 2 + c], scale_log2, -base));
-          s[j * 4 + r * 2 + c] = e;
-          sum += e;
-        }
+        for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + r * 2], s[j * 4 + r * 2 + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)) * scale_log2;
+        const float next = top > m[r] + kLazyLog2 ? top : m[r];
+        scale[r] = exp2_approx(m[r] - base_of(next));
+        m[r] = next;
       }
-      l[r] = l[r] * scale[r] + sum;
+      exponents(pr, s, m, scale_log2, sum);
     }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) l[r] = l[r] * scale[r] + sum[r];
   }
 
-  __device__ __forceinline__ void pack(uint32_t (&pr)[4][4], const float (&s)[32]) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) pr[k][i] = T::pack(s[k * 8 + i * 2], s[k * 8 + i * 2 + 1]);
-    }
-  }
-
-  // Gives P and this half step's maximum and factor to the other warpgroup.
-  __device__ __forceinline__ void give(uint8_t* p_tile, const uint32_t (&pr)[4][4], float* sm, float* ss, const float (&m)[2],
-                                       const float (&scale)[2]) {
+  // Gives P and this half step's maxima and factors to the other warpgroup.
+  __device__ __forceinline__ void give(uint8_t* p_tile, const uint32_t (&pr)[4][4], float2* step, const float (&m)[2], const float (&scale)[2]) {
     const int row = warp * 16 + (lane & 15);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -159,18 +180,16 @@ struct Consumer {
     }
     if ((lane & 3) == 0) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        sm[warp * 16 + r * 8 + (lane >> 2)] = m[r];
-        ss[warp * 16 + r * 8 + (lane >> 2)] = scale[r];
-      }
+      for (int r = 0; r < 2; ++r) step[warp * 16 + r * 8 + (lane >> 2)] = make_float2(m[r], scale[r]);
     }
     ptx::fence_proxy_async();
   }
-  __device__ __forceinline__ void take(const float* sm, const float* ss, float (&m)[2], float (&scale)[2]) {
+  __device__ __forceinline__ void take(const float2* step, float (&m)[2], float (&scale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      m[r] = sm[warp * 16 + r * 8 + (lane >> 2)];
-      scale[r] = ss[warp * 16 + r * 8 + (lane >> 2)];
+      const float2 given = step[warp * 16 + r * 8 + (lane >> 2)];
+      m[r] = given.x;
+      scale[r] = given.y;
     }
   }
 
@@ -242,10 +261,9 @@ struct Consumer {
         pin(s);
         if (j == 0 && threadIdx.x == 0) trace_segment(segment, kTraceScores);
         release(sh.empty[0][kRope]);
-        softmax(s, rows, first_token, scale_log2, m, l, scale);
-        pack(pr, s);
+        softmax(pr, s, rows, first_token, scale_log2, m, l, scale);
         if (j > 0) bar_sync(kP0Free, 256);
-        give(p0, pr, sh.m0, sh.s0, m, scale);
+        give(p0, pr, sh.steps[0], m, scale);
         bar_arrive(kP0Ready, 256);
         rescale(o, scale);
         zero_tail(0, seg.shape.seq_len - first_token);
@@ -263,7 +281,7 @@ struct Consumer {
         if (j > 0) bar_arrive(kP1Free, 256);
         even_block(j, first_token, false);
         bar_sync(kP1Ready, 256);
-        take(sh.m1, sh.s1, m, scale);
+        take(sh.steps[1], m, scale);
         wait_half(1, 0, parity[1]);
         rescale(o, scale);
         l[0] *= scale[0];
@@ -283,7 +301,7 @@ struct Consumer {
     } else {
       auto even_block = [&](int first_token) {
         bar_sync(kP0Ready, 256);
-        take(sh.m0, sh.s0, m, scale);
+        take(sh.steps[0], m, scale);
         wait_half(0, 1, parity[0]);
         parity[0] ^= 1;
         rescale(o, scale);
@@ -295,15 +313,15 @@ struct Consumer {
 #pragma unroll 1
       for (int j = 0; j < pairs; ++j) {
         const int first_token = (seg.lo + 2 * j) * kBlockTokens;
+        bar_sync(kScored, 256);
         issue_qk(s, q_rope, 1, parity[1]);
         even_block(first_token);
         wgmma_wait<1>();
         pin(s);
         release(sh.empty[1][kRope]);
-        softmax(s, rows, first_token + kBlockTokens, scale_log2, m, l, scale);
-        pack(pr, s);
+        softmax(pr, s, rows, first_token + kBlockTokens, scale_log2, m, l, scale);
         if (j > 0) bar_sync(kP1Free, 256);
-        give(sh.p1, pr, sh.m1, sh.s1, m, scale);
+        give(sh.p1, pr, sh.steps[1], m, scale);
         bar_arrive(kP1Ready, 256);
         wgmma_wait<0>();
         pin(o);
@@ -318,6 +336,7 @@ struct Consumer {
         if (j + 1 < pairs || odd) release(sh.empty[1][kRight]);
       }
       if (odd) {
+        bar_sync(kScored, 256);
         even_block((seg.lo + 2 * pairs) * kBlockTokens);
         wgmma_wait<0>();
         pin(o);

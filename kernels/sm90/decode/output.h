@@ -103,28 +103,23 @@ __device__ __forceinline__ RowFactors finish_rows(SharedStorage& sh, int wg, boo
       top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], d));
     }
   }
-  // Exchanged through the arrays of maxima and factors, which are idle between segments.
-  float* sums = wg == 0 ? sh.s0 : sh.s1;
-  float* tops = wg == 0 ? sh.m0 : sh.m1;
+  // Exchanged through the places of maxima and factors, which are idle between segments.
   ptx::bar_sync(kBothConsumers, 256);  // nobody still reads a factor
   if ((lane & 3) == 0) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      sums[warp * 16 + r * 8 + (lane >> 2)] = l[r];
-      tops[warp * 16 + r * 8 + (lane >> 2)] = top[r];
-    }
+    for (int r = 0; r < 2; ++r) sh.steps[wg][warp * 16 + r * 8 + (lane >> 2)] = make_float2(top[r], l[r]);
   }
   ptx::bar_sync(kBothConsumers, 256);
   RowFactors rows;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int tile_row = warp * 16 + r * 8 + (lane >> 2);
-    const float sum = l[r] + (wg == 0 ? sh.s1 : sh.s0)[tile_row];
+    const float2 other = sh.steps[wg ^ 1][warp * 16 + r * 8 + (lane >> 2)];
+    const float sum = l[r] + other.y;
     rows.lse2[r] = sum > 0.f ? m[r] + __log2f(sum) : -INFINITY;
     rows.normalize[r] = inverse(sum);
     rows.back[r] = 1.f;
     if (scales) {
-      const float largest = fmaxf(top[r], (wg == 0 ? sh.m1 : sh.m0)[tile_row]) * rows.normalize[r];
+      const float largest = fmaxf(top[r], other.x) * rows.normalize[r];
       const HalfScale scale(largest);
       rows.normalize[r] *= scale.factor;
       rows.back[r] = scale.back;

@@ -127,22 +127,21 @@ struct Consumer {
         if (token >= rows.limit[column_of(i)]) s[i] = -INFINITY;
       }
     }
-    float top[kColumns], sum[kColumns];
+    float sum[kColumns];
+    exponents(s, m, scale_log2, sum);
+    // That a maximum may have to move shows in a thread's sums.
     bool grows = false;
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int i = (c >> 1) * 4 + (c & 1);
-      top[c] = fmaxf(s[i], s[i + 2]);
-#pragma unroll
-      for (int d = 4; d < 32; d <<= 1) top[c] = fmaxf(top[c], __shfl_xor_sync(0xffffffffu, top[c], d));
-      grows |= top[c] * scale_log2 > m[c] + decode::kLazyLog2;
-    }
-    exponents(s, m, scale_log2, sum);
+    for (int c = 0; c < kColumns; ++c) grows |= !(sum[c] <= float(1 << decode::kLazyLog2)) || m[c] == -INFINITY;
     if (threadIdx.x == 0) trace(5);
     if (ptx::bar_any(barrier, 128, grows)) {
-      if (lane < 4) {
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) sh.tops[wg][warp][row_of_column(c, lane)] = top[c];
+      for (int c = 0; c < kColumns; ++c) {
+        const int i = (c >> 1) * 4 + (c & 1);
+        float top = fmaxf(s[i], s[i + 2]);
+#pragma unroll
+        for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+        if (lane < 4) sh.tops[wg][warp][row_of_column(c, lane)] = top;
       }
       ptx::bar_sync(barrier, 128);
       float factor[kColumns];
