@@ -1,6 +1,7 @@
 """Energy of a decode at the card's power limit: ours and, with PEERS, FlashMLA and FlashAttention-3, two seconds of replays each.
 
 Where the card is at its limit a call takes its energy divided by that power, whatever its clock could be. SHAPES as in time_decode.
+Then a matrix product, and where there is an nvcc the decode kernel's products alone.
 """
 import ctypes as C
 import os
@@ -9,6 +10,7 @@ import time
 
 import torch
 
+from probes import products
 from time_decode import SHAPES, label
 from turns import captured
 
@@ -79,3 +81,7 @@ if __name__ == '__main__':
     b = torch.randn(8192, 8192, device='cuda').bfloat16()
     us, mj, watts, mhz = spent(card, [lambda: a @ b] * 4)
     print(f'| matrix product 8192^3 | cuBLAS | {us:.1f} | {mj:.1f} | {watts:.0f} | {mhz} |')
+    print('\n| products alone | TFLOP/s | mJ a GFLOP | W | MHz |\n|---|---|---|---|---|')
+    for name, call, gflop in products():
+        us, mj, watts, mhz = spent(card, [call] * 4)
+        print(f'| {name} | {gflop / us * 1e3:.0f} | {mj / gflop:.3f} | {watts:.0f} | {mhz} |', flush=True)

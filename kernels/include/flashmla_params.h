@@ -27,8 +27,8 @@ struct MlaDecodeParams {
   const int32_t* query_start;  //  32 [b + 1] first query row of each sequence, or null: s_q rows each
   void* out;                   //  40 [t, h_q, 512] out_dtype
   float* lse;                  //  48 [t, h_q] natural log
-  void* partial_out;           //  56 [2 * workers, tile_rows, 512] f32, or f16 scaled by a power of two: see parts_in_halves
-  float2* partial_lse;         //  64 [2 * workers, tile_rows] base-2 log, and the factor that takes the row's scale back
+  void* partial_out;           //  56 [2 * workers, tile_rows, 512] f32, or f16 scaled by a power of two: see parts_in_halves; _few: decode_few::Part
+  float2* partial_lse;         //  64 [2 * workers, tile_rows] base-2 log, and the factor that takes the row's scale back; _few: maximum, base 2, and sum
   int64_t block_table_stride;  //  72 entries between two sequences' rows of block_table
   int64_t kv_page_stride;      //  80 elements between two pages
   int64_t kv_row_stride;       //  88 elements between two rows of a page
