@@ -1,6 +1,6 @@
 """Energy of a decode at the card's power limit: ours and, with PEERS, FlashMLA and FlashAttention-3, two seconds of replays each.
 
-Where the card is at its limit a call takes its energy divided by that power, whatever its clock could be. SHAPES as in time_decode.
+`energy.py FOLDER ...` takes versions of our kernels as compare.py does, and with PEERS FlashMLA. Where the card is at its limit a call takes its energy divided by that power, whatever its clock could be. SHAPES as in time_decode.
 Then a matrix product, and where there is an nvcc the decode kernel's products alone.
 """
 import ctypes as C
@@ -10,8 +10,10 @@ import time
 
 import torch
 
+from compare import calls_of, flashmla_calls, shapes_of
+from driver import CUBIN
 from probes import products
-from time_decode import SHAPES, label
+from time_decode import inputs_for, label
 from turns import captured
 
 nvml = C.CDLL('libnvidia-ml.so.1')
@@ -56,22 +58,29 @@ def spent(card, calls, seconds=2.0):
     return elapsed * 1e6 / count, energy / count, energy / 1e3 / elapsed, clock
 
 
+def ours_and_peers(shape):
+    from side_by_side import contenders_for
+
+    return ('ours', 'FlashMLA', 'FlashAttention-3'), contenders_for(shape)[0][:3]
+
+
+def versions_for(shape, versions, peers):
+    inputs, _, launches = inputs_for(shape)
+    names = [os.path.basename(version) for version in versions] + ['FlashMLA'] * peers
+    contenders = [calls_of(version, inputs, shape[1], launches) for version in versions]
+    return names, contenders + ([flashmla_calls(inputs, shape[1], launches)] if peers else [])
+
+
 if __name__ == '__main__':
     card = Card()
     wanted = os.environ.get('SHAPES', '3,4,5,6,7')
     print('| b x s_q x h_q, length | kernel | us | mJ | W | MHz |\n|---|---|---|---|---|---|', flush=True)
-    for shape in [SHAPES[int(i)] for i in wanted.split(',')]:
-        if os.environ.get('PEERS'):
-            from side_by_side import contenders_for
-
-            names, contenders = ('ours', 'FlashMLA', 'FlashAttention-3'), contenders_for(shape)[0]
+    for shape in shapes_of(wanted):
+        peers, versions = bool(os.environ.get('PEERS')), sys.argv[1:]
+        if peers and not versions:
+            names, contenders = ours_and_peers(shape)
         else:
-            from driver import Decode
-            from time_decode import inputs_for
-
-            inputs, _, launches = inputs_for(shape)
-            decodes = [Decode(*x, shape[1], 576**-0.5) for x in inputs]
-            names, contenders = ('ours',), [[decodes[i % len(decodes)] for i in range(launches)]]
+            names, contenders = versions_for(shape, versions or [CUBIN], peers)
         for name, calls in zip(names, contenders):
             us, mj, watts, mhz = spent(card, calls)
             print(f'| {label(shape)} | {name} | {us:.1f} | {mj:.1f} | {watts:.0f} | {mhz} |', flush=True)

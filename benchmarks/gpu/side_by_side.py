@@ -22,6 +22,11 @@ SCALE = 576**-0.5
 ROUNDS = int(os.environ.get('ROUNDS', '9'))
 
 
+def without_spare(kv, table, seq_lens):
+    """The table without entries past the sequences' ends, which the peers may read."""
+    return table[:, : -(-int(seq_lens.max()) // 64)].clamp(max=kv.shape[0] - 1).contiguous()
+
+
 def contenders_for(shape):
     b, s_q, h_q = shape[:3]
     inputs, lengths, launches = inputs_for(shape)
@@ -29,8 +34,7 @@ def contenders_for(shape):
     ours, mla, fa3, reads = [], [], [], []
     for q, kv, table, seq_lens in inputs:
         ours.append(Decode(q, kv, table, seq_lens, s_q, SCALE))
-        # The peers get a table without entries past the sequences' ends.
-        plain = table[:, : -(-max(lengths) // 64)].clamp(max=kv.shape[0] - 1).contiguous()
+        plain = without_spare(kv, table, seq_lens)
         shaped = q.view(b, s_q, h_q, 576)
         mla.append(FlashMla(PEERS, shaped, kv, plain, seq_lens, SCALE))
         fa3.append(FlashAttention3(PEERS, shaped, kv, plain, seq_lens, SCALE))

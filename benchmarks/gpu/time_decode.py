@@ -69,8 +69,8 @@ def measure(shape, **tune):
 
 
 def label(shape):
-    lengths = shape[3]
-    return f'{shape[0]}x{shape[1]}x{shape[2]} {"[4641,45118,1730,1696]" if isinstance(lengths, list) else lengths}'
+    lengths = str(shape[3]).replace(' ', '')
+    return f'{shape[0]}x{shape[1]}x{shape[2]} {lengths}'
 
 
 if __name__ == '__main__':

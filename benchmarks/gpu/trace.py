@@ -1,7 +1,7 @@
 """Where a decode's time goes, by clocks in the kernel: `node kernels/build.mjs --trace FOLDER`, then `CUBINS=FOLDER trace.py`.
 
-SHAPES picks shapes by their place in time_decode's list. Cycles since a block's start, median and largest over the blocks that had work,
-of the third of three launches in a row. Words: kernels/common/trace.h.
+SHAPES picks shapes as in compare.py. Nanoseconds since the first block's start, over the blocks that had work, of the last of four launches in a row,
+so that each overlaps the end of what comes before; by the multiprocessors' clock from a block's own start on. Words: kernels/common/trace.h.
 """
 import ctypes as C
 import os
@@ -9,8 +9,9 @@ import os
 import torch
 
 import driver
+from compare import shapes_of
 from driver import Decode, check, cuda
-from time_decode import SHAPES, inputs_for, label
+from time_decode import inputs_for, label
 
 WORDS = 32
 START_NS, START, END, END_NS, SEGMENT = 0, 1, 30, 31, 8
@@ -31,35 +32,34 @@ def records(module, clear=False):
     return words.view(-1, WORDS).long() & 0xFFFFFFFF
 
 
-def show(name, column, worked):
-    cycles = column[worked & (column > 0)]
-    if len(cycles):
-        print(f'| {name} | {int(cycles.median())} | {int(cycles.max())} |')
+def show(name, ns):
+    if len(ns):
+        print(f'| {name} | {int(ns.min())} | {int(ns.median())} | {int(ns.max())} |')
 
 
 if __name__ == '__main__':
     wanted = os.environ.get('SHAPES', '8,11,13')
-    for shape in [SHAPES[int(i)] for i in wanted.split(',')]:
+    for shape in shapes_of(wanted):
         inputs, _, _ = inputs_for(shape)
         calls = [Decode(*x, shape[1], 576**-0.5) for x in inputs]
-        for i in range(2):
-            calls[i % len(calls)]()
+        calls[0]()
         torch.cuda.synchronize()
         records(calls[0].module, clear=True)
-        calls[2 % len(calls)]()
+        for i in range(4):
+            calls[i % len(calls)]()
         torch.cuda.synchronize()
         found = records(calls[0].module)[: calls[0].grid[0]]
-        since = (found - found[:, START : START + 1]) & 0xFFFFFFFF
-        since[found == 0] = 0
-        worked = found[:, SEGMENT] > 0
-        ends = (found[:, END_NS] - found[:, START_NS].min())[worked]
-        print(f'{label(shape)}: {int(worked.sum())} blocks had work; they ended after {int(ends.min())} to {int(ends.max())} ns')
-        print('| cycles until | median | largest |\n|---|---|---|')
-        for name, word in FIRST.items():
-            show(name, since[:, word], worked)
+        found = found[found[:, SEGMENT] > 0]
+        start = (found[:, START_NS] - found[:, START_NS].min()).double()
+        cycles = (found - found[:, START : START + 1]) & 0xFFFFFFFF
+        per_ns = cycles[:, END].double() / ((found[:, END_NS] - found[:, START_NS]) & 0xFFFFFFFF)
+        print(f'{label(shape)}: {len(found)} blocks had work, at {per_ns.median():.2f} GHz')
+        print('| ns until | earliest | median | latest |\n|---|---|---|---|')
+        words = dict(FIRST)
         for segment in range(2):
-            for name, word in OF_SEGMENT.items():
-                show(f'{name}, segment {segment}', since[:, SEGMENT + 8 * segment + word], worked)
-        show('end', since[:, END], worked)
+            words |= {f'{name}, segment {segment}': SEGMENT + 8 * segment + word for name, word in OF_SEGMENT.items()}
+        for name, word in (words | {'end': END}).items():
+            there = found[:, word] > 0
+            show(name, (start + cycles[:, word] / per_ns)[there])
         del inputs, calls
         torch.cuda.empty_cache()
