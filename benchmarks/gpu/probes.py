@@ -50,8 +50,12 @@ def reading(kv, table, seq_lens):
 
 
 def products():
-    """(name, call, GFLOP) of each kind of product that a decode has; none without nvcc."""
-    columns = {'scores_from_memory': 64, 'scores_from_registers': 64, 'values_from_memory': 256, 'values_from_registers': 256}
+    """(name, call, GFLOP) of each kind of product that a decode has, and of what a pair of KV blocks takes; none without nvcc."""
+    scores, values, pair = STEPS * 64, STEPS * 256, STEPS * 64 + 8 * 256
+    columns = {
+        'scores_from_memory': scores, 'scores_from_registers': scores, 'values_from_memory': values, 'values_from_registers': values,
+        'pair_scored_from_memory': pair, 'pair_scored_from_registers': pair,
+    }
     cubin = compiled('products.cu', columns, 256, OPERAND_BYTES + 1024)
     fill = torch.randn((OPERAND_BYTES + 1024 * multiprocessors()) // 2, device='cuda').bfloat16()
     out = torch.zeros(256, device='cuda')
@@ -60,5 +64,5 @@ def products():
     def call_of(symbol, keep=(fill, out)):
         return lambda: driver.launch(symbol, cubin, (multiprocessors(), 1, 1), args)
 
-    flop = {name: 2 * multiprocessors() * LOOPS * STEPS * 2 * 64 * n * 16 for name, n in columns.items()}
+    flop = {name: 2 * multiprocessors() * LOOPS * 2 * 64 * n * 16 for name, n in columns.items()}
     return [(name.replace('_', ' '), call_of(name), flop[name] / 1e9) for name in columns] if cubin else []
