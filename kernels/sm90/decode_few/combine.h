@@ -7,11 +7,11 @@
 #pragma once
 #include "../../common/combine.h"
 #include "output.h"
+#include "pieces.h"
 
 namespace flashmla::decode_few {
 
-constexpr int kCombineThreads = 128;
-constexpr int kPartWords = kColumns * kConsumerThreads;
+static_assert(kPartWords == kColumns * kConsumerThreads);
 
 // Eight values of a row and the sum of its weights, relative to the maximum m.
 struct WordSum {
@@ -110,46 +110,20 @@ __device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSp
   if (column == 0) p.lse[row] = sum.l > 0.f ? (sum.m + __log2f(sum.l)) * kLn2 : -INFINITY;
 }
 
-// Words [first, first + words) of an entry's parts, for one block; entry -1: none.
-struct Piece {
-  int entry, first, words;
-};
-
-// Pieces of all entries: blockIdx.x is the entry, blockIdx.y the piece, of gridDim.y, a power of two up to 128.
-__device__ __forceinline__ Piece piece_of_block() {
-  const int words = kPartWords >> (31 - __clz(gridDim.y));
-  return {int(blockIdx.x), int(blockIdx.y) * words, words};
-}
-
 // Whether there is something to merge in the entry of a sequence that may have no rows.
 __device__ __forceinline__ bool has_parts(const MlaDecodeParams& p, int seq) {
   if (seq >= p.batch) return false;
   return __ldcg(p.query_start + seq + 1) > __ldcg(p.query_start + seq) && __ldcg(&p.splits[seq].splits) > 1;
 }
 
-// Pieces of the entries that have something to merge, as many as there are blocks for. A sequence for each thread says whether it has. All of
-// the block.
-__device__ __forceinline__ Piece piece_of_active(bool active) {
-  constexpr int kMostPieces = 7;  // as a power of two
+// The block's piece of what a sequence for each thread says is there to merge. All of the block.
+__device__ __forceinline__ Piece piece_of_block(bool active) {
   __shared__ uint32_t of_warp[kCombineThreads / 32];
   const uint32_t mask = __ballot_sync(0xffffffffu, active);
   __syncthreads();
   if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = mask;
   __syncthreads();
-  int count = 0;
-#pragma unroll
-  for (int w = 0; w < kCombineThreads / 32; ++w) count += __popc(of_warp[w]);
-  const int shift = min(31 - __clz(max(gridDim.x / max(count, 1), 1)), kMostPieces), words = kPartWords >> shift;
-  int left = blockIdx.x >> shift;
-  Piece piece = {-1, (int(blockIdx.x) & ((1 << shift) - 1)) * words, words};
-#pragma unroll 1
-  for (int w = 0; left < count && piece.entry < 0; ++w) {
-    const int here = __popc(of_warp[w]);
-    if (left < here) piece.entry = w * 32 + __fns(of_warp[w], 0, left + 1);
-    left -= here;
-    count -= here;
-  }
-  return piece;
+  return piece_of_active(of_warp, blockIdx.x, gridDim.x);
 }
 
 // What is there to merge, as it stands in memory.
@@ -205,9 +179,10 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   return true;
 }
 
+// blockIdx.x is the entry, blockIdx.y the piece.
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
-  const Piece piece = piece_of_block();
+  const Piece piece = piece_of(blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
@@ -220,7 +195,7 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
-  Piece piece = piece_of_active(active);
+  Piece piece = piece_of_block(active);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
@@ -228,7 +203,7 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
 #pragma unroll 1
   while (!merge(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
-    piece = piece_of_active(active);
+    piece = piece_of_block(active);
     guess = split = read_split(p, piece.entry);
   }
 }

@@ -1,31 +1,13 @@
 // The schedule that each block derives on the device (kernels/common/schedule.h), compiled for the host, against what it promises.
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
-import { afterAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { DeviceInfo } from '../driver/context'
 import { type KernelEntry, readManifest } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
+import { hostProgram } from '../testing/host-program'
 import { type DecodeSchedule, type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
 
-const sources = fileURLToPath(new URL('../../../../kernels/test', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'flashmla-schedule-'))
-const program = join(folder, 'schedule')
-const built = process.platform === 'linux' && compiles()
-afterAll(() => rmSync(folder, { recursive: true }))
-
-function compiles(): boolean {
-  try {
-    const source = join(sources, 'schedule.cpp')
-    execFileSync('c++', ['-std=c++17', '-O1', '-I', sources, '-o', program, source], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
-}
+const program = hostProgram('schedule')
 
 interface Case {
   readonly shape: DecodeShape
@@ -93,9 +75,8 @@ function run(cases: readonly Case[]): Map<string, Segment[]>[] {
     const head = [tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitByTile ? 1 : 0]
     return [...head, shape.hQ, shape.sQ, shape.batch, ...lengths, ...starts].join(' ')
   })
-  const output = execFileSync(program, { input: `${input.join('\n')}\n`, maxBuffer: 2 ** 30, encoding: 'utf8' })
   const found = cases.map(() => new Map<string, Segment[]>())
-  for (const line of output.trimEnd().split('\n')) {
+  for (const line of program!(input)) {
     const [number, worker, seq, group, lo, hi, whole, index, count, closing, splits, firstWorker, entry] = line
       .split(' ')
       .map(Number)
@@ -149,17 +130,20 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
   expect(Math.max(...shares.map(({ blocks }) => blocks))).toBeLessThanOrEqual(equal + Math.floor(equal / 16))
 }
 
-describe.skipIf(!built)(built ? 'the device schedule' : 'the device schedule: needs Linux and a C++ compiler', () => {
-  test('gives every block of every tile group to one worker, in equal shares, and mla_combine what it needs', () => {
-    const cases = fc.sample(anyCase, { numRuns: 120, seed: 1 })
-    for (const [i, found] of run(cases).entries()) check(cases[i]!, found)
-  })
+describe.skipIf(!program)(
+  program ? 'the device schedule' : 'the device schedule: needs Linux and a C++ compiler',
+  () => {
+    test('gives every block of every tile group to one worker, in equal shares, and mla_combine what it needs', () => {
+      const cases = fc.sample(anyCase, { numRuns: 120, seed: 1 })
+      for (const [i, found] of run(cases).entries()) check(cases[i]!, found)
+    })
 
-  test('lays out few tiles of equal length as whole pieces, many as whole tiles', () => {
-    const of = (b: number, tokens: number, hQ: number) =>
-      caseOf({ dtype: 'bf16', batch: b, sQ: 1, hQ, pageSize: 64 }, Array(b).fill(tokens), Array(b).fill(1), 'sm_90a')
-    const cases = [of(8, 4096, 128), of(32, 4096, 16), of(4, 32_768, 16), of(128, 4096, 128), of(1, 64, 16)]
-    const parts = run(cases).map((found) => new Set([...found.values()].map((segments) => segments.length)))
-    expect(parts).toEqual([new Set([8]), new Set([4]), new Set([32]), new Set([1]), new Set([1])])
-  })
-})
+    test('lays out few tiles of equal length as whole pieces, many as whole tiles', () => {
+      const of = (b: number, tokens: number, hQ: number) =>
+        caseOf({ dtype: 'bf16', batch: b, sQ: 1, hQ, pageSize: 64 }, Array(b).fill(tokens), Array(b).fill(1), 'sm_90a')
+      const cases = [of(8, 4096, 128), of(32, 4096, 16), of(4, 32_768, 16), of(128, 4096, 128), of(1, 64, 16)]
+      const parts = run(cases).map((found) => new Set([...found.values()].map((segments) => segments.length)))
+      expect(parts).toEqual([new Set([8]), new Set([4]), new Set([32]), new Set([1]), new Set([1])])
+    })
+  },
+)
