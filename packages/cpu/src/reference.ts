@@ -12,10 +12,11 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, DisposedError, InvalidArgumentError } from '@flashmla/spec'
-import { forEachSequence, queryRows, softmaxInPlace } from './attention'
+import { check, DisposedError } from '@flashmla/spec'
+import { attend, attendNaively, queryRows } from './attention'
 import { CpuBatch } from './batch'
 import { CpuCache } from './cache'
+import { checkRow, product, siluMul, takeRows } from './loops'
 import { CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
 import { routeToken } from './route'
 
@@ -152,8 +153,7 @@ export class ReferenceBackend implements Backend {
 
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void {
     check.siluMul(out, gate, up)
-    const [o, g, u] = [f32(out), f32(gate), f32(up)]
-    for (let i = 0; i < o.length; i++) o[i] = (g[i]! / (1 + Math.exp(-g[i]!))) * u[i]!
+    siluMul(f32(out), f32(gate), f32(up))
   }
 
   route(
@@ -200,7 +200,7 @@ export class ReferenceBackend implements Backend {
         const down = new Float32Array(hidden)
         product(gate, 0, inner, f32(x), row * hidden, hidden, w32(expert.gate), 0, inner, hidden, 1)
         product(up, 0, inner, f32(x), row * hidden, hidden, w32(expert.up), 0, inner, hidden, 1)
-        for (let i = 0; i < inner; i++) gate[i] = (gate[i]! / (1 + Math.exp(-gate[i]!))) * up[i]!
+        siluMul(gate, gate, up)
         product(down, 0, hidden, gate, 0, inner, w32(expert.down), 0, hidden, inner, 1)
         for (let i = 0; i < hidden; i++) result[row * hidden + i]! += weight * down[i]!
       }
@@ -233,25 +233,7 @@ export class ReferenceBackend implements Backend {
     scale: number,
   ): void {
     check.attention(out, lse, q, cache, queryRows(batch), scale)
-    const [o, sums, queriesOf] = [f32(out), f32(lse), f32(q)]
-    const [, h, width] = q.shape as [number, number, number]
-    const rank = cache.format.kvLoraRank
-    forEachSequence(cache, batch, (rows, seqLen, start, queries) => {
-      const scores = new Float64Array(seqLen)
-      for (let i = 0; i < queries; i++) {
-        const visible = Math.max(seqLen - queries + i + 1, 0)
-        for (let head = 0; head < h; head++) {
-          const row = (start + i) * h + head
-          for (let t = 0; t < visible; t++) scores[t] = scale * dot(queriesOf, row * width, rows, t * width, width)
-          sums[row] = softmaxInPlace(scores, visible)
-          for (let c = 0; c < rank; c++) {
-            let sum = 0
-            for (let t = 0; t < visible; t++) sum += scores[t]! * rows[t * width + c]!
-            o[row * rank + c] = sum
-          }
-        }
-      }
-    })
+    attend(out, lse, q, cache, batch, scale)
   }
 
   naiveAttention(
@@ -263,36 +245,7 @@ export class ReferenceBackend implements Backend {
     scale: number,
   ): void {
     check.naiveAttention(out, q, kvB, cache, queryRows(batch), scale)
-    const [o, queriesOf] = [f32(out), f32(q)]
-    const [, h, qk] = q.shape as [number, number, number]
-    const v = out.shape.at(-1)!
-    const { kvLoraRank: rank, ropeDim } = cache.format
-    const nope = qk - ropeDim
-    const width = rank + ropeDim
-    forEachSequence(cache, batch, (rows, seqLen, start, queries) => {
-      const full = new Float32Array(seqLen * h * (nope + v))
-      product(full, 0, h * (nope + v), rows, 0, width, w32(kvB), 0, h * (nope + v), rank, seqLen)
-      const scores = new Float64Array(seqLen)
-      for (let i = 0; i < queries; i++) {
-        const visible = Math.max(seqLen - queries + i + 1, 0)
-        for (let head = 0; head < h; head++) {
-          const row = (start + i) * h + head
-          for (let t = 0; t < visible; t++) {
-            const key = (t * h + head) * (nope + v)
-            scores[t] =
-              scale *
-              (dot(queriesOf, row * qk, full, key, nope) +
-                dot(queriesOf, row * qk + nope, rows, t * width + rank, ropeDim))
-          }
-          softmaxInPlace(scores, visible)
-          for (let c = 0; c < v; c++) {
-            let sum = 0
-            for (let t = 0; t < visible; t++) sum += scores[t]! * full[(t * h + head) * (nope + v) + nope + c]!
-            o[row * v + c] = sum
-          }
-        }
-      }
-    })
+    attendNaively(out, q, kvB, cache, batch, scale)
   }
 
   dispose(): void {
@@ -301,45 +254,5 @@ export class ReferenceBackend implements Backend {
 
   #alive(): void {
     if (this.#disposed) throw new DisposedError('The reference backend')
-  }
-}
-
-/** @throws InvalidArgumentError when a value that picks a row of `what` picks none */
-function checkRow(name: string, value: number, rows: number, what: string): void {
-  if (value >= 0 && value < rows) return
-  throw new InvalidArgumentError(
-    `${name} ${value} is not in a ${what} of ${rows}.`,
-    'Use values from 0 to one less than the number of rows.',
-  )
-}
-
-function takeRows(out: Float32Array, table: Float32Array, rows: number, ids: Int32Array): void {
-  const d = table.length / rows
-  for (const id of ids) checkRow('Row', id, rows, 'table')
-  for (let n = 0; n < ids.length; n++) out.set(table.subarray(ids[n]! * d, (ids[n]! + 1) * d), n * d)
-}
-
-function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, n: number): number {
-  let sum = 0
-  for (let i = 0; i < n; i++) sum += a[aStart + i]! * b[bStart + i]!
-  return sum
-}
-
-/** out[r, j] = Σ x[r, k] · w[j, k] over `rows` rows, each operand with its start and row stride. */
-function product(
-  out: Float32Array,
-  outStart: number,
-  outStride: number,
-  x: Float32Array,
-  xStart: number,
-  xStride: number,
-  w: Float32Array,
-  wStart: number,
-  o: number,
-  i: number,
-  rows: number,
-): void {
-  for (let r = 0; r < rows; r++) {
-    for (let j = 0; j < o; j++) out[outStart + r * outStride + j] = dot(x, xStart + r * xStride, w, wStart + j * i, i)
   }
 }

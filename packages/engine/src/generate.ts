@@ -1,7 +1,7 @@
 import type { Tokenizer } from '@huggingface/tokenizers'
 import { Vocabulary } from './grammar/vocabulary'
-import type { StepModel } from './scheduler/engine'
 import { LlmEngine } from './scheduler/engine'
+import type { StepModel } from './scheduler/options'
 import type { FinishEvent, GenerationRequest } from './scheduler/request'
 import type { SamplingParams } from './scheduler/sampler'
 import type { TextEvent, TextFinishEvent } from './scheduler/text'

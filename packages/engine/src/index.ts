@@ -26,8 +26,8 @@ export type { ModelOptions } from './model'
 export { Model } from './model'
 export type { Drafter } from './scheduler/drafter'
 export { PromptLookupDrafter } from './scheduler/drafter'
-export type { EngineOptions, StepModel } from './scheduler/engine'
 export { LlmEngine } from './scheduler/engine'
+export type { EngineOptions, StepModel } from './scheduler/options'
 export type {
   FinishEvent,
   FinishReason,

@@ -12,7 +12,7 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, DisposedError, UnsupportedError } from '@flashmla/spec'
+import { check } from '@flashmla/spec'
 import { recordAttention, recordNaiveAttention } from './attention'
 import { FastBatch } from './batch'
 import { FastCache } from './cache'
@@ -20,19 +20,24 @@ import { Op } from './commands'
 import { ExpertTables, recordExperts } from './experts'
 import { recordLinear } from './linear'
 import type { ThreadPool } from './pool'
+import { recordRoute } from './route'
+import {
+  recordAdd,
+  recordArgmax,
+  recordCopyColumns,
+  recordEmbed,
+  recordGatherRows,
+  recordRmsNorm,
+  recordRotary,
+  recordSiluMul,
+  writeWords,
+} from './rows'
 import { FastTensor } from './tensor'
 import type { QuantizationError, WeightPrecision } from './weight'
 import { FastWeight } from './weight'
 
 type F32 = FastTensor<'f32'>
 type I32 = FastTensor<'i32'>
-
-/** Rows and elements of a task, of wasm/rows.c. */
-const ROWS = 8
-const ELEMENTS = 16384
-const MAX_EXPERTS = 1024
-
-const methods = { greedy: 0, group_limited_greedy: 1, noaux_tc: 2 } as const
 
 /** The fast backend's own properties, besides those of every backend. */
 export interface CpuBackend extends Backend {
@@ -66,7 +71,7 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   tensor<D extends DType>(dtype: D, shape: readonly number[]): Tensor<D> {
-    this.#alive()
+    this.pool.alive()
     return new FastTensor(this.pool.heap, dtype, shape)
   }
 
@@ -75,22 +80,9 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   write<D extends DType>(target: Tensor<D>, data: HostArray<D>, offset = 0): void {
-    this.#alive()
-    const { pool } = this
-    const tensor = target as FastTensor<D>
+    this.pool.alive()
     check.write(target, data, offset)
-    const address = tensor.address + offset * 4
-    const bytes = data.length * 4
-    const memory = () => (data instanceof Float32Array ? pool.heap.f32 : pool.heap.i32)
-    if (pool.commands.count === 0 || !pool.canStage(bytes)) {
-      pool.flush()
-      memory().set(data, address / 4)
-      return
-    }
-    const command = pool.commands.begin(Op.copy, Math.ceil(data.length / ELEMENTS), data.length)
-    const staged = pool.stage(bytes)
-    memory().set(data, staged / 4)
-    command.int(0, address).int(1, staged).int(23, data.length).writes(address, bytes).end()
+    writeWords(this.pool, (target as FastTensor<D>).address + offset * 4, data)
   }
 
   async read<D extends DType>(source: Tensor<D>): Promise<HostArray<D>> {
@@ -115,51 +107,23 @@ export class FastCpuBackend implements CpuBackend {
   }
 
   batch(capacity: BatchCapacity): PagedBatch {
-    this.#alive()
+    this.pool.alive()
     return new FastBatch(this.pool, capacity)
   }
 
   embed(out: Tensor<'f32'>, table: Weight, ids: Tensor<'i32'>): void {
     check.embed(out, table, ids)
-    const [o, w, rows] = [out as F32, table as FastWeight, ids as I32]
-    this.#rows(Op.embed, rows.size, rows.size * w.i)
-      .int(0, o.address)
-      .int(1, w.descriptor)
-      .int(2, rows.address)
-      .reads(rows.address, rows.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordEmbed(this.pool, out as F32, table as FastWeight, ids as I32)
   }
 
   gatherRows(out: Tensor<'f32'>, x: Tensor<'f32'>, rows: Tensor<'i32'>): void {
     check.gatherRows(out, x, rows)
-    const [o, a, at] = [out as F32, x as F32, rows as I32]
-    const d = a.shape.at(-1)!
-    this.#rows(Op.gather, at.size, at.size * d)
-      .int(0, o.address)
-      .int(1, a.address)
-      .int(2, at.address)
-      .int(3, d)
-      .int(4, d === 0 ? 0 : a.size / d)
-      .reads(a.address, a.bytes)
-      .reads(at.address, at.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordGatherRows(this.pool, out as F32, x as F32, rows as I32)
   }
 
   rmsNorm(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Tensor<'f32'>, eps: number): void {
     check.rmsNorm(out, x, weight, eps)
-    const [o, a, w] = [out as F32, x as F32, weight as F32]
-    this.#rows(Op.rmsNorm, a.size / w.size, a.size)
-      .int(0, o.address)
-      .int(1, a.address)
-      .int(2, w.address)
-      .int(3, w.size)
-      .float(4, eps)
-      .reads(a.address, a.bytes)
-      .reads(w.address, w.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordRmsNorm(this.pool, out as F32, x as F32, weight as F32, eps)
   }
 
   linear(out: Tensor<'f32'>, x: Tensor<'f32'>, weight: Weight): void {
@@ -177,79 +141,27 @@ export class FastCpuBackend implements CpuBackend {
 
   copyColumns(out: Tensor<'f32'>, outStart: number, x: Tensor<'f32'>, xStart: number, width: number): void {
     check.copyColumns(out, outStart, x, xStart, width)
-    const [o, a] = [out as F32, x as F32]
-    const stride = a.shape.at(-1)!
-    const rows = a.size / stride
-    this.#rows(Op.copyColumns, rows, rows * width)
-      .int(0, o.address + outStart * 4)
-      .int(1, o.shape.at(-1)!)
-      .int(2, a.address + xStart * 4)
-      .int(3, stride)
-      .int(4, width)
-      .reads(a.address, a.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordCopyColumns(this.pool, out as F32, outStart, x as F32, xStart, width)
   }
 
   rotary(x: Tensor<'f32'>, start: number, table: Tensor<'f32'>, positions: Tensor<'i32'>, interleaved: boolean): void {
     check.rotary(x, start, table, positions)
-    const [a, angles, at] = [x as F32, table as F32, positions as I32]
-    if (at.size === 0) return
-    const d = a.shape.at(-1)!
-    const rows = a.size / d
-    this.#rows(Op.rotary, rows, rows * angles.shape[1]! * 8)
-      .int(0, a.address + start * 4)
-      .int(1, d)
-      .int(2, angles.address)
-      .int(3, at.address)
-      .int(4, angles.shape[1]!)
-      .int(5, interleaved ? 1 : 0)
-      .int(6, rows / at.size)
-      .reads(angles.address, angles.bytes)
-      .reads(at.address, at.bytes)
-      .writes(a.address, a.bytes)
-      .end()
+    recordRotary(this.pool, x as F32, start, table as F32, positions as I32, interleaved)
   }
 
   add(x: Tensor<'f32'>, y: Tensor<'f32'>): void {
     check.add(x, y)
-    const [a, b] = [x as F32, y as F32]
-    this.pool.commands
-      .begin(Op.add, Math.ceil(a.size / ELEMENTS), a.size)
-      .int(0, a.address)
-      .int(1, b.address)
-      .int(23, a.size)
-      .reads(b.address, b.bytes)
-      .writes(a.address, a.bytes)
-      .end()
+    recordAdd(this.pool, x as F32, y as F32)
   }
 
   siluMul(out: Tensor<'f32'>, gate: Tensor<'f32'>, up: Tensor<'f32'>): void {
     check.siluMul(out, gate, up)
-    const [o, g, u] = [out as F32, gate as F32, up as F32]
-    this.pool.commands
-      .begin(Op.silu, Math.ceil(o.size / ELEMENTS), o.size * 8)
-      .int(0, o.address)
-      .int(1, g.address)
-      .int(2, u.address)
-      .int(23, o.size)
-      .reads(g.address, g.bytes)
-      .reads(u.address, u.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordSiluMul(this.pool, out as F32, gate as F32, up as F32)
   }
 
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void {
     check.argmax(ids, logits)
-    const [o, a] = [ids as I32, logits as F32]
-    const vocab = a.shape.at(-1)!
-    this.#rows(Op.argmax, o.size, a.size)
-      .int(0, o.address)
-      .int(1, a.address)
-      .int(2, vocab)
-      .reads(a.address, a.bytes)
-      .writes(o.address, o.bytes)
-      .end()
+    recordArgmax(this.pool, ids as I32, logits as F32)
   }
 
   route(
@@ -260,29 +172,7 @@ export class FastCpuBackend implements CpuBackend {
     options: RouterOptions,
   ): void {
     check.route(ids, weights, logits, bias, options)
-    const experts = logits.shape.at(-1)!
-    if (experts > MAX_EXPERTS)
-      throw new UnsupportedError(`${experts} experts have no CPU kernel.`, `Up to ${MAX_EXPERTS} are taken.`)
-    const [to, w, x, b] = [ids as I32, weights as F32, logits as F32, bias as F32 | undefined]
-    const command = this.pool.commands
-      .begin(Op.route, x.size / experts, x.size * 32)
-      .int(0, to.address)
-      .int(1, w.address)
-      .int(2, x.address)
-      .int(3, b ? b.address : 0)
-      .int(4, experts)
-      .int(5, options.topK)
-      .int(6, options.scoring === 'sigmoid' ? 1 : 0)
-      .int(7, methods[options.method])
-      .int(8, options.numGroups)
-      .int(9, options.topkGroups)
-      .int(10, options.normalize ? 1 : 0)
-      .float(11, options.scale)
-      .reads(x.address, x.bytes)
-      .writes(to.address, to.bytes)
-      .writes(w.address, w.bytes)
-    if (b) command.reads(b.address, b.bytes)
-    command.end()
+    recordRoute(this.pool, ids as I32, weights as F32, logits as F32, bias as F32 | undefined, options)
   }
 
   experts(
@@ -363,14 +253,5 @@ export class FastCpuBackend implements CpuBackend {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.pool.dispose()
-  }
-
-  #rows(op: number, rows: number, work: number) {
-    this.#alive()
-    return this.pool.commands.begin(op, Math.ceil(rows / ROWS), work).int(23, rows)
-  }
-
-  #alive(): void {
-    if (this.pool.disposed) throw new DisposedError('The CPU backend')
   }
 }

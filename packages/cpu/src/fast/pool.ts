@@ -128,8 +128,9 @@ export class ThreadPool {
     for (const worker of this.#workers) worker.unref()
   }
 
-  get disposed(): boolean {
-    return this.#ended !== undefined
+  /** @throws DisposedError when the threads have been ended */
+  alive(): void {
+    if (this.#ended) throw new DisposedError('The CPU backend')
   }
 
   /** True when `stage(bytes)` has room until the next flush. */
@@ -149,7 +150,7 @@ export class ThreadPool {
    * knows that commands will follow, it gives them the time to wake.
    */
   open(): void {
-    if (this.disposed) throw new DisposedError('The CPU backend')
+    this.alive()
     if (this.#opened) return
     this.#opened = true
     Atomics.store(this.heap.i32, this.#sync / 4 + Sync.count, 0)
@@ -158,7 +159,7 @@ export class ThreadPool {
 
   /** Runs what was recorded. @throws InvalidArgumentError for an index that a kernel found outside its table */
   flush(): void {
-    if (this.disposed) throw new DisposedError('The CPU backend')
+    this.alive()
     if (this.commands.count === 0) {
       this.heap.reclaim()
       return

@@ -4,8 +4,8 @@ import { AbortedError, DeadlineError, QueueFullError } from '@flashmla/spec'
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { Model } from '../model'
-import type { StepModel } from './engine'
 import { LlmEngine } from './engine'
+import type { StepModel } from './options'
 import { engineOf, expectNoLeak, fixture, prompts, tokensOf } from './testing/engine-of'
 
 it('refuses what exceeds the queue, ends what is cancelled or late, and keeps no page of either', async () => {

@@ -1,7 +1,7 @@
 // What requests are answered with, alone and together.
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Drafter } from './drafter'
-import type { EngineOptions } from './engine'
+import type { EngineOptions } from './options'
 import type { GenerationRequest } from './request'
 import type { StepReport } from './stats'
 import { engineOf, expectNoLeak, prompts, tokensOf } from './testing/engine-of'

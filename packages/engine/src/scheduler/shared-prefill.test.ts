@@ -3,8 +3,8 @@ import { ReferenceBackend } from '@flashmla/cpu'
 import { AbortedError } from '@flashmla/spec'
 import { expect, it } from 'vitest'
 import { Model } from '../model'
-import type { EngineOptions } from './engine'
 import { LlmEngine } from './engine'
+import type { EngineOptions } from './options'
 import type { GenerationRequest, RequestHandle } from './request'
 
 const fixture = fileURLToPath(new URL('../../fixtures/v3-tiny/', import.meta.url))

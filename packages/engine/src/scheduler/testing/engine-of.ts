@@ -2,8 +2,8 @@ import { fileURLToPath } from 'node:url'
 import { ReferenceBackend } from '@flashmla/cpu'
 import { expect } from 'vitest'
 import { Model } from '../../model'
-import type { EngineOptions } from '../engine'
 import { LlmEngine } from '../engine'
+import type { EngineOptions } from '../options'
 import type { RequestHandle } from '../request'
 
 export const fixture = fileURLToPath(new URL('../../../fixtures/v3-tiny/', import.meta.url))
