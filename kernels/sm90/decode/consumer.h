@@ -51,7 +51,7 @@ struct Consumer {
 
   // Where shared memory starts, and a KV tile in it. Shuffled, so that the compiler knows that it is the same for all lanes: descriptors are
   // made of it by the uniform data path then, and not in every lane.
-  __device__ __forceinline__ uint32_t base() const { return __shfl_sync(0xffffffffu, ptx::smem_address(sh.q[0]), 0); }
+  __device__ __forceinline__ uint32_t shared_base() const { return __shfl_sync(0xffffffffu, ptx::smem_address(sh.q[0]), 0); }
   static __device__ constexpr uint32_t kv_offset(int buffer, int tile) {
     static_assert(offsetof(SharedStorage, q) == 0);
     return uint32_t(offsetof(SharedStorage, kv)) + (buffer * kTiles + tile) * kTileBytes;
@@ -60,7 +60,7 @@ struct Consumer {
   // S = Q K^T of one block: the rotary tile with Q from registers, then 8 tiles as they arrive.
   __device__ __forceinline__ void issue_qk(float (&s)[32], const uint32_t (&q_rope)[4][4], int buffer, uint32_t par) {
     using namespace ptx;
-    const uint64_t q_desc = descriptor(base(), 16, 1024), k_desc = descriptor(base() + kv_offset(buffer, 0), 16, 1024);
+    const uint64_t q_desc = descriptor(shared_base(), 16, 1024), k_desc = descriptor(shared_base() + kv_offset(buffer, 0), 16, 1024);
     wait_unit(buffer, unit_of_tile(kRopeTile), par);
     wgmma_fence();
 #pragma unroll
@@ -87,7 +87,7 @@ struct Consumer {
   // O += P V of one block's half; P from registers or from shared memory.
   __device__ __forceinline__ void issue_pv(float (&o)[128], const uint32_t (&pr)[4][4], int buffer) {
     using namespace ptx;
-    const uint64_t v = descriptor(base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
+    const uint64_t v = descriptor(shared_base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<T>::pv_rs(o, pr[k], v + ((k * 2048) >> 4), 1);
@@ -95,7 +95,7 @@ struct Consumer {
   }
   __device__ __forceinline__ void issue_pv(float (&o)[128], const uint8_t* p_tile, int buffer) {
     using namespace ptx;
-    const uint64_t v = descriptor(base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
+    const uint64_t v = descriptor(shared_base() + kv_offset(buffer, wg * 4), kTileBytes, 1024);
     const uint64_t a = descriptor(smem_address(p_tile), 16, 1024);
     wgmma_fence();
 #pragma unroll

@@ -15,15 +15,12 @@ const PART_BYTES_FEW = 10 * 256 * 16
 const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
 /** A block of that kernel takes 8 of a part's 1024 words or more. */
 const MOST_PIECES_LOG2 = 7
-/** Sequences that it looks through for what there is to merge, of a ragged plan. */
+/** Sequences of a ragged plan that it looks through for what there is to merge. */
 const MOST_RAGGED = 128
 
-/**
- * Blocks merge split tiles in pairs where there are no more than about so many parts a tile: as measured. Beyond, all blocks of a tile share the
- * merging; for few rows a kernel beside the decode does it.
- */
-const MERGED_PARTS = 2
-const MERGED_PARTS_FEW = 3
+/** Parts of a tile up to which its blocks merge them in pairs, as measured: of many rows and of few. */
+const PAIRED_PARTS = 2
+const PAIRED_PARTS_FEW = 3
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -137,22 +134,22 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
   const ragged = shape.totalQueries !== undefined
-  const merges = few
-    ? MERGED_PARTS_FEW * expectedTiles(shape) >= groupWorkers || (ragged && (!splitByTile || shape.batch > MOST_RAGGED))
-    : // Of a ragged plan's sequences all but one may be empty, and merging in pairs is at its worst then.
-      MERGED_PARTS * (ragged ? groups : allGroups) >= groupWorkers
-  if (hopper && merges) {
+  // Who merges the parts of split tiles: their blocks in pairs where parts are few; beyond, all of them, or a kernel beside the decode.
+  const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
+  const pairs = few
+    ? PAIRED_PARTS_FEW * expectedTiles(shape) >= groupWorkers || !looksThrough
+    : // All sequences of a ragged plan but one may be empty, and pairs are at their worst then.
+      PAIRED_PARTS * (ragged ? groups : allGroups) >= groupWorkers
+  if (hopper && pairs) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   // A single tile has too few rows for all blocks.
   if (hopper && !few && shape.batch * tiles > 1) {
     return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
-  const combined = { partial_lse: 2 * workers * tileRows * 8, splits: groupWorkers * SPLIT_BYTES, parts_ready: 0 }
   const entries = splitByTile ? allGroups : groupWorkers
-  const groupRows = Math.min(tileRows * tilesPerGroup, rows)
-  const halves = !portable && rows > 32
   const most = 2 * device.multiprocessors
+  const combined = { partial_lse: 2 * workers * tileRows * 8, splits: groupWorkers * SPLIT_BYTES, parts_ready: 0 }
   if (few) {
     return {
       ...grids,
@@ -164,16 +161,14 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       filled: {},
     }
   }
-  const grid = combineGrid(entries, groupRows, groupWorkers, most)
+  const halves = !portable && rows > 32
+  const grid = combineGrid(entries, Math.min(tileRows * tilesPerGroup, rows), groupWorkers, most)
   // Rows of few parts each: half as many warps, which have all parts of theirs on the way at once.
   const byRow = !portable && grid[2] === 1
   return {
     ...grids,
     symbol: entry.symbol,
-    combine: {
-      symbol: `mla_combine${byRow ? '_rows' : ''}${halves ? '_f16' : ''}`,
-      grid,
-    },
+    combine: { symbol: `mla_combine${byRow ? '_rows' : ''}${halves ? '_f16' : ''}`, grid },
     workspace: { ...combined, partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4) },
     filled: {},
   }
@@ -211,7 +206,7 @@ function combineGrid(entries: number, groupRows: number, groupWorkers: number, m
   return [entries, Math.max(Math.min(groupRows, Math.floor(most / entries)), 1), 1]
 }
 
-/** Small blocks that merge: entries of tiles, and pieces of a tile, a power of two up to 256. `most` run at once. */
+/** Small blocks that merge: entries of tiles, and pieces of a tile, a power of two up to 128. `most` run at once. */
 function fewGrid(entries: number, most: number): CombineGrid {
   const fitting = Math.floor(Math.log2(Math.max(most / entries, 1)))
   return [entries, 2 ** Math.min(fitting, MOST_PIECES_LOG2), 1]
