@@ -16,6 +16,7 @@ from turns import difference, in_turns
 
 ROUNDS = int(os.environ.get('ROUNDS', '9'))
 SCALE = 576**-0.5
+WORKSPACE = ('partial_out', 'partial_lse', 'splits', 'parts_ready')
 
 
 def add(folder):
@@ -26,14 +27,18 @@ def add(folder):
     return folder
 
 
-def calls_of(version, inputs, s_q, launches):
-    """Launches of a version, over all sets of inputs."""
+def calls_of(version, inputs, s_q, launches, like=None):
+    """Launches of a version, over all sets of inputs; in the buffers of another version's: where they are makes up to 1 %."""
     folder, _, choices = version.partition('?')
     tune = {name: int(value) for name, value in (choice.split('=') for choice in choices.split('&') if choice)}
     folder = add(folder)
     calls = [Decode(*x, s_q, SCALE, **tune) for x in inputs]
     for call in calls:
         call.module = os.path.join(folder, call.module)
+    for call, other in zip(calls, like or []):
+        for field in ('out', 'lse', *(WORKSPACE if call.symbol == other.symbol else ())):
+            setattr(call.params, field, getattr(other.params, field))
+        call.out, call.beside = other.out, other
     return [calls[i % len(calls)] for i in range(launches)]
 
 
@@ -62,7 +67,9 @@ if __name__ == '__main__':
     wanted = os.environ.get('SHAPES')
     for shape in SHAPES if not wanted else shapes_of(wanted):
         inputs, _, launches = inputs_for(shape)
-        contenders = [calls_of(version, inputs, shape[1], launches) for version in versions]
+        contenders = []
+        for version in versions:
+            contenders.append(calls_of(version, inputs, shape[1], launches, contenders[0] if contenders else None))
         outs = []
         for calls in contenders:
             calls[0]()

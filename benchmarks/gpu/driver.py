@@ -149,7 +149,7 @@ class Decode:
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
-        size = workers * (10 if few_rows else 33) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        size = workers * (10 if few_rows else 18) * 256 * 4 if merges else 2 * workers * tile_rows * 512
         if few_rows and not merges:
             size = 2 * workers * (16 * 512 * 2 + 4 * 256) // 4
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')

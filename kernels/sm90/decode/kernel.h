@@ -35,13 +35,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   constexpr bool kGuesses = !kGather;
   const bool clerk = warp == (kGather ? 8 : 9);
+  const Worker worker(p);
   if (threadIdx.x >= kConsumerThreads) {
-    if (clerk) find_place<kGuesses>(p, sh, map_q);
+    if (clerk) find_place<kGuesses, kMerges>(p, sh, map_q, worker);
     bar_sync(kPlaced, kPlacedThreads<Storage>);
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
-    if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, 0);
+    if (!kGather && clerk && lane == 0) announce<kMerges>(p, sh, map_q, worker, 0);
     if constexpr (kShares) {
-      if (clerk && lane == 0) __stcg(started(p, Worker(p).index), 1u);
+      if (clerk && lane == 0) __stcg(started(p, worker.index), 1u);
     }
     __syncwarp();
     drop_registers<kProducerRegisters>();
@@ -52,8 +53,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
       if (warp == 8) produce_tma(p, map_kv, map_tile, sh);
       if (warp == 9) {
-        const int last = announce_rest<kMerges>(p, sh, map_q);
-        if constexpr (kShares) settle(p, sh, last);
+        const int last = announce_rest<kMerges>(p, sh, map_q, worker);
+        if constexpr (kShares) settle(p, sh, worker.index, last);
       }
     }
     return;
@@ -74,7 +75,6 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
-  const Worker worker(p);
   Consumer<T> consumer(p, sh, wg);
   for (bool more = true; more; ++consumer.segment) {
     const Note& note = consumer.next_note();

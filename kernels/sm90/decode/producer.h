@@ -61,8 +61,8 @@ __device__ __forceinline__ void wait_for_precedent() {
 // Whether the lengths fit into the clerk's registers.
 __device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
 
-// The worker's first segment, from where it starts on the line.
-template <typename AnyShapes, typename Storage>
+// The worker's first segment, from where it starts on the line, and its place among its tile's parts.
+template <bool kMerges, typename AnyShapes, typename Storage>
 __device__ __forceinline__ void note_first(const MlaDecodeParams& p, Storage& sh, const AnyShapes& shapes, const LinePosition& at,
                                            const Worker& worker) {
   SegmentWalk walk(at, worker.group);
@@ -72,13 +72,14 @@ __device__ __forceinline__ void note_first(const MlaDecodeParams& p, Storage& sh
     sh.at = at;
     sh.walk = walk;
     sh.note[0] = note;
+    if constexpr (kMerges) sh.places[0] = place_of(at, note.seg, worker.group);
   }
 }
 
 // Where a guessed segment's queries start, and whether there are any.
 template <typename Storage>
-__device__ __forceinline__ bool queries_of(const MlaDecodeParams& p, const Note& note, int& row) {
-  row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + Worker(p).member) * Storage::kRows;
+__device__ __forceinline__ bool queries_of(const MlaDecodeParams& p, const Note& note, const Worker& worker, int& row) {
+  row = note.seg.shape.query_start * p.h_q + (note.seg.group * p.tiles_per_group + worker.member) * Storage::kRows;
   return note.any && note.seg.shape.blocks > 0;
 }
 
@@ -105,10 +106,9 @@ __device__ __forceinline__ void load_queries(Storage& sh, const CUtensorMap* map
 // still write the lengths: the place is worked out from the lengths as they are, and again if they are others when that has ended.
 // Where overlap is likely, most of it is out of the way by then, and the queries are asked for before the lengths are there again: whether
 // they are is the result.
-template <bool kGuesses, typename Storage>
-__device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
+template <bool kGuesses, bool kMerges, typename Storage>
+__device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const Worker& worker) {
   const int lane = threadIdx.x & 31;
-  const Worker worker(p);
   const bool known = lengths_known(p);
   bool found = known, asked = false;
   if (!kGuesses || !known) wait_for_precedent();
@@ -123,13 +123,13 @@ __device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh
       sh.seq_lens[seq] = seq_lens[i];
     }
     __syncwarp();
-    note_first(p, sh, KnownShapes{p, sh.seq_lens}, locate(p, seq_lens, worker.group), worker);
+    note_first<kMerges>(p, sh, KnownShapes{p, sh.seq_lens}, locate(p, seq_lens, worker.group), worker);
     if constexpr (kGuesses) {
       sh.precedes = 1;
       int row = 0;
       if constexpr (Storage::kAsksAhead) {
         ptx::bar_sync(kGuessed, kGuessedThreads<Storage>);  // barriers are set up
-        asked = queries_of<Storage>(p, sh.note[0], row);
+        asked = queries_of<Storage>(p, sh.note[0], worker, row);
       } else {
         ptx::bar_arrive(kGuessed, kGuessedThreads<Storage>);
       }
@@ -148,7 +148,7 @@ __device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh
     if (asked && lane == 0) take_back(&sh.q_full, 1);
     asked = false;
     const Shapes shapes(p, Storage::kRows);
-    note_first(p, sh, shapes, locate(p, shapes, worker.group), worker);
+    note_first<kMerges>(p, sh, shapes, locate(p, shapes, worker.group), worker);
   }
   if (lane == 0) {
     sh.known = found;
@@ -160,8 +160,7 @@ __device__ __forceinline__ bool find_place(const MlaDecodeParams& p, Storage& sh
 
 // What mla_combine has to know of a segment; one thread.
 template <typename Storage>
-__device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage& sh, int number) {
-  const Worker worker(p);
+__device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage& sh, const Worker& worker, int number) {
   if (worker.member != 0) return;
   const Note& note = sh.note[number & 1];
   if (number == 0 && !p.split_by_tile) p.splits[worker.group].splits = 0;
@@ -201,17 +200,18 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread. The queries of a
 // block's first tile of 64 rows come before any KV: nothing can be done without them. asked: they have been asked for.
 template <bool kMerges, typename Storage>
-__device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, int number, bool asked = false) {
+__device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const Worker& worker, int number,
+                                         bool asked = false) {
   using namespace ptx;
   const Note& note = sh.note[number & 1];
   int row;
-  const bool any = queries_of<Storage>(p, note, row), first = number == 0 && sizeof(sh.q) > kTileBytes * kTiles / 2;
+  const bool any = queries_of<Storage>(p, note, worker, row), first = number == 0 && sizeof(sh.q) > kTileBytes * kTiles / 2;
   if (first && any && !asked) load_queries(sh, map_q, row);
   mbarrier_arrive(smem_address(&sh.note_full[number & 1]));
   if (number > 0) {
     while (!mbarrier_try_wait(smem_address(&sh.q_empty), (number & 1) ^ 1)) __nanosleep(100);  // most of a segment: not at the cost of others
   }
-  if constexpr (kMerges) sh.places[number & 3] = place_of(sh.at, note.seg, Worker(p).group);  // seen with the queries
+  if (kMerges && number > 0) sh.places[number & 3] = place_of(sh.at, note.seg, worker.group);  // seen with the queries
   if (!any) {
     mbarrier_arrive(smem_address(&sh.q_full));
   } else if (!first && !asked) {
@@ -223,8 +223,8 @@ __device__ __forceinline__ void announce(const MlaDecodeParams& p, Storage& sh, 
 // The notes after the first, by one warp; the last one's number. A note's place is free when the queries of the segment before it could be
 // loaded.
 template <bool kMerges, typename AnyShapes, typename Storage>
-__device__ __forceinline__ int announce_others(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const AnyShapes& shapes) {
-  const Worker worker(p);
+__device__ __forceinline__ int announce_others(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const Worker& worker,
+                                               const AnyShapes& shapes) {
   int number = 1;
   for (; sh.note[(number - 1) & 1].more; ++number) {
     SegmentWalk walk = sh.walk;
@@ -234,20 +234,20 @@ __device__ __forceinline__ int announce_others(const MlaDecodeParams& p, Storage
     if ((threadIdx.x & 31) == 0) {
       sh.walk = walk;
       sh.note[number & 1] = note;
-      announce<kMerges>(p, sh, map_q, number);
-      if constexpr (!kMerges) describe(p, sh, number);
+      announce<kMerges>(p, sh, map_q, worker, number);
+      if constexpr (!kMerges) describe(p, sh, worker, number);
     }
     __syncwarp();
   }
   return number - 1;
 }
 template <bool kMerges, typename Storage>
-__device__ __forceinline__ int announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q) {
-  if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, 0);
+__device__ __forceinline__ int announce_rest(const MlaDecodeParams& p, Storage& sh, const CUtensorMap* map_q, const Worker& worker) {
+  if (!kMerges && (threadIdx.x & 31) == 0) describe(p, sh, worker, 0);
   if (sh.known) {
-    return announce_others<kMerges>(p, sh, map_q, KnownShapes{p, sh.seq_lens});
+    return announce_others<kMerges>(p, sh, map_q, worker, KnownShapes{p, sh.seq_lens});
   } else {
-    return announce_others<kMerges>(p, sh, map_q, Shapes(p, Storage::kRows));
+    return announce_others<kMerges>(p, sh, map_q, worker, Shapes(p, Storage::kRows));
   }
 }
 
@@ -379,9 +379,10 @@ __device__ __forceinline__ void produce_gather(const MlaDecodeParams& p, const C
     if (pending >= 0) publish(pending);
     pending = -1;
     if (thread == 0) {
-      if (number > 0) next_note<Storage::kRows>(p, Shapes(p, Storage::kRows), sh.at, Worker(p), sh.walk, sh.note[number & 1]);
-      announce<false>(p, sh, map_q, number);
-      describe(p, sh, number);
+      const Worker worker(p);
+      if (number > 0) next_note<Storage::kRows>(p, Shapes(p, Storage::kRows), sh.at, worker, sh.walk, sh.note[number & 1]);
+      announce<false>(p, sh, map_q, worker, number);
+      describe(p, sh, worker, number);
     }
     mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);
     const Segment seg = sh.note[number & 1].seg;

@@ -23,6 +23,7 @@ struct ShareStorage : SharedStorage {
   uint64_t settled;     // whether this block owns rows
   uint64_t collected;   // part 0: who gave up its rows
   int owns;
+  int orphaned;         // whether any did
   uint32_t orphans[8];  // a bit for each part
 };
 static_assert(sizeof(ShareStorage) + 1024 <= 232448, "shared memory of one block");
@@ -80,8 +81,8 @@ __device__ __forceinline__ uint32_t load_flag(const uint32_t* flag) {
 }
 
 // Settles whether the block owns rows of its last segment, the only one of which it may; the clerk.
-__device__ __forceinline__ void settle(const MlaDecodeParams& p, ShareStorage& sh, int last) {
-  const int lane = threadIdx.x & 31, worker = Worker(p).index;
+__device__ __forceinline__ void settle(const MlaDecodeParams& p, ShareStorage& sh, int worker, int last) {
+  const int lane = threadIdx.x & 31;
   const TileParts tile(p, sh.places[last & 3], sh.at.overhead, worker);
   if (sh.note[last & 1].any && tile.parts > 1 && tile.index < tile.owners) {
     if (lane == 0) {
@@ -92,14 +93,17 @@ __device__ __forceinline__ void settle(const MlaDecodeParams& p, ShareStorage& s
       ptx::mbarrier_arrive(ptx::smem_address(&sh.settled));
     }
     if (tile.index == 0) {
+      bool orphaned = false;
       for (int part = 1 + lane; part < tile.owners; part += 32) {
         uint32_t* flag = decision(p, tile.worker(part));
         uint32_t decided;
         while ((decided = load_flag(flag)) == 0) __nanosleep(200);
         __stcg(flag, 0u);
+        orphaned |= decided == kGaveUp;
         if (decided == kGaveUp) atomicOr(&sh.orphans[part >> 5], 1u << (part & 31));
       }
-      __syncwarp();
+      orphaned = __any_sync(0xffffffffu, orphaned);
+      if (lane == 0) sh.orphaned = orphaned;
       if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&sh.collected));
     }
   }
@@ -158,6 +162,10 @@ __device__ __forceinline__ void hand_over_rows(const MlaDecodeParams& p, const S
   if (lane < 8 && others(row)) store_released(lse_in_memory(p, slot, row), reinterpret_cast<const float2*>(sh.p1)[row]);
 }
 
+__device__ __forceinline__ void write_lse(const MlaDecodeParams& p, int64_t out_row, const RowSum& sum) {
+  p.lse[out_row] = sum.total > 0.f ? (sum.most + __log2f(sum.total)) * kLn2 : -INFINITY;
+}
+
 // A finished row to out and lse.
 __device__ __forceinline__ void write_row(const MlaDecodeParams& p, int64_t out_row, int lane, const RowSum& sum) {
   const float factor = inverse(sum.total);
@@ -175,101 +183,165 @@ __device__ __forceinline__ void write_row(const MlaDecodeParams& p, int64_t out_
       *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.out) + first) = make_uint4(pack(0), pack(2), pack(4), pack(6));
     }
   }
-  if (lane == 0) p.lse[out_row] = sum.total > 0.f ? (sum.most + __log2f(sum.total)) * kLn2 : -INFINITY;
+  if (lane == 0) write_lse(p, out_row, sum);
+}
+
+// Two columns of a finished row.
+__device__ __forceinline__ void write_two(const MlaDecodeParams& p, int64_t first, float a, float b) {
+  if (p.out_dtype == FLASHMLA_F32) {
+    *reinterpret_cast<float2*>(static_cast<float*>(p.out) + first) = make_float2(a, b);
+  } else {
+    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(p.out) + first) = p.out_dtype == FLASHMLA_BF16 ? Bf16::pack(a, b) : F16::pack(a, b);
+  }
+}
+
+// Which parts of which rows a warp merges: parts sub, sub + step, ... of rows first, first + 8, ...
+struct WarpShare {
+  int sub, step, first, rows, parts, lanes;  // lanes: of a row, a power of two
+
+  __device__ __forceinline__ WarpShare(int all_parts, int begin, int end, int warp) {
+    // 1, 2, 4 or 8 warps share the parts of a row. What a warp has to take are 17 parts at most, of up to eight rows; no more than 32 in all.
+    const int own = end - begin, sharing = own > 4 ? 0 : own > 2 ? 1 : own > 1 ? 2 : 3;
+    step = 1 << sharing;
+    sub = warp & (step - 1);
+    first = begin + (warp >> sharing);
+    rows = first >= end ? 0 : sharing > 0 ? 1 : (end - first + 7) >> 3;
+    parts = max(all_parts - sub + step - 1, 0) >> sharing;
+    lanes = parts > 1 ? 1 << (32 - __clz(parts - 1)) : 1;
+  }
+};
+
+// Adds up the warp's rows, from kAtOnce parts of each at a time and of as many rows as make 16 words a lane, so that all that a warp takes is asked
+// for at once. scaled: of the lane's part, its weight by its scale. `finish` gets each row's place and sum.
+template <int kAtOnce, typename Finish>
+__device__ __forceinline__ void add_rows(const MlaDecodeParams& p, const TileParts& tile, const WarpShare& share, int mine, uint32_t staged,
+                                         float scaled, int lane, RowSum& sum, const Finish& finish) {
+  constexpr int kRowsAtOnce = 8 / kAtOnce;
+  const int64_t between = int64_t(2 * kSlotWords) * tile.step * share.step;
+#pragma unroll 1
+  for (int k = 0; k < share.rows; k += kRowsAtOnce) {
+#pragma unroll 1
+    for (int base = 0; base < share.parts; base += kAtOnce) {
+      uint4 word[kRowsAtOnce][kAtOnce][2];
+#pragma unroll
+      for (int g = 0; g < kRowsAtOnce; ++g) {
+        const int row = share.first + (k + g) * 8;
+        const uint4* at = row_in_memory(p, partial_slot(tile.worker(share.sub + base * share.step), false), row, lane);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u, at += between) {
+          const int part = share.sub + (base + u) * share.step;
+          const bool here = part == mine || base + u >= share.parts || k + g >= share.rows;
+          const uint4* from = part == 0 ? at + kSlotWords : at;
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            word[g][u][half] = here ? ptx::load_shared16(staged_row(staged, row & (kRows - 1), lane) + half * kStagedHalf) : load_word(from + half * 32);
+          }
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kRowsAtOnce; ++g) {
+        if (kRowsAtOnce > 1 || base == 0) {
+#pragma unroll
+          for (int i = 0; i < kLaneValues; ++i) sum.v[i] = 0.f;
+        }
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const float factor = __shfl_sync(0xffffffffu, scaled, (k + g) * share.lanes + base + u);
+          if (base + u < share.parts) sum.add(factor, word[g][u]);
+        }
+        if (kRowsAtOnce > 1 && k + g < share.rows) finish(k + g, sum);
+      }
+    }
+    if (kRowsAtOnce == 1) finish(k, sum);
+  }
 }
 
 // Sums of warps that shared the parts of a row, through shared memory.
 struct WarpSums {
-  float v[8][kLaneValues][32];
+  float v[8][32][kLaneValues + 4];  // four more: lanes start in other banks
   float most[8], total[8];
 };
+
+// The row of the warps that shared it, each the columns of some lanes. All consumers.
+__device__ __forceinline__ void add_warps(const MlaDecodeParams& p, WarpSums& sums, const WarpShare& share, const RowSum& sum, int64_t out_row,
+                                          int warp, int lane) {
+  ptx::bar_sync(kBothConsumers, kConsumerThreads);  // nothing staged is read any more
+#pragma unroll
+  for (int i = 0; i < kLaneValues; i += 4) {
+    *reinterpret_cast<float4*>(&sums.v[warp][lane][i]) = make_float4(sum.v[i], sum.v[i + 1], sum.v[i + 2], sum.v[i + 3]);
+  }
+  sums.most[warp] = sum.most;
+  sums.total[warp] = sum.total;
+  ptx::bar_sync(kBothConsumers, kConsumerThreads);
+  if (share.rows == 0) return;
+  const int first = warp - share.sub, other = first + (lane & (share.step - 1));
+  float most = sums.most[other];
+  for (int d = 1; d < share.step; d <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
+  const float weight = exp2_approx(sums.most[other] - base_of(most));
+  RowSum all;
+  all.most = most;
+  all.total = weight * sums.total[other];
+  for (int d = 1; d < share.step; d <<= 1) all.total += __shfl_xor_sync(0xffffffffu, all.total, d);
+  const float factor = inverse(all.total);
+  const int i = (lane & 7) * 2, lanes = 32 >> (__ffs(share.step) - 1);
+#pragma unroll 1
+  for (int source = share.sub * lanes + (lane >> 3); source < (share.sub + 1) * lanes; source += 4) {
+    float2 two = make_float2(0.f, 0.f);
+    for (int w = 0; w < share.step; ++w) {
+      const float2 v = *reinterpret_cast<const float2*>(&sums.v[first + w][source][i]);
+      const float of_warp = __shfl_sync(0xffffffffu, weight, w);
+      two.x += v.x * of_warp;
+      two.y += v.y * of_warp;
+    }
+    write_two(p, out_row * kValueWidth + (i >> 3) * 256 + source * 8 + (i & 7), two.x * factor, two.y * factor);
+  }
+  if (share.sub == 0 && lane == 0) write_lse(p, out_row, all);
+}
 
 // Merges rows [begin, end) of a tile. All consumers. mine: the part that is staged, or none where all are in memory.
 __device__ __forceinline__ void merge_rows(const MlaDecodeParams& p, SharedStorage& sh, const TileParts& tile, int mine, uint8_t* staging,
                                            int begin, int end, int64_t out_row, int warp, int lane) {
   constexpr unsigned kAll = 0xffffffffu;
-  constexpr int kBatch = 8;
   const uint32_t staged = ptx::smem_address(staging);
-  // 1, 2, 4 or 8 warps share the parts of a row. What a warp has to take are 17 parts at most, of up to eight rows.
-  const int own = end - begin, sharing = own > 4 ? 0 : own > 2 ? 1 : own > 1 ? 2 : 3;
-  const int sub = warp & ((1 << sharing) - 1), step = 1 << sharing, first = begin + (warp >> sharing);
-  const int parts = max(tile.parts - sub + step - 1, 0) >> sharing;
-  const int rows = first >= end ? 0 : sharing > 0 ? 1 : (end - first + 7) >> 3;
-  // Each lane waits for one of them.
-  const int row_of_lane = unsigned(lane) / unsigned(max(parts, 1)), part_of_lane = sub + (lane - row_of_lane * parts) * step;
+  const WarpShare share(tile.parts, begin, end, warp);
+  // Each lane waits for one part of one row.
   float2 lse_and_scale = make_float2(-INFINITY, 0.f);
-  if (row_of_lane < rows && parts > 0) {
-    const int row = first + row_of_lane * 8;
-    if (part_of_lane == mine) {
-      lse_and_scale = reinterpret_cast<const float2*>(sh.p1)[row];
-    } else {
-      float2* lse = lse_in_memory(p, tile.slot(part_of_lane), row);
-      do {
-        lse_and_scale = load_acquired(lse);
-      } while (__float_as_uint(lse_and_scale.x) == kNothing);
-      const float nothing = __uint_as_float(kNothing);
-      __stcg(lse, make_float2(nothing, nothing));
+  {
+    const int row_of_lane = lane >> (__ffs(share.lanes) - 1), part_of_lane = lane & (share.lanes - 1);
+    if (row_of_lane < share.rows && part_of_lane < share.parts) {
+      const int row = share.first + row_of_lane * 8, part = share.sub + part_of_lane * share.step;
+      if (part == mine) {
+        lse_and_scale = reinterpret_cast<const float2*>(sh.p1)[row];
+      } else {
+        float2* lse = lse_in_memory(p, tile.slot(part), row);
+        do {
+          lse_and_scale = load_acquired(lse);
+        } while (__float_as_uint(lse_and_scale.x) == kNothing);
+        const float nothing = __uint_as_float(kNothing);
+        __stcg(lse, make_float2(nothing, nothing));
+      }
     }
   }
   __syncwarp();
+  float most = lse_and_scale.x;
+  for (int d = 1; d < share.lanes; d <<= 1) most = fmaxf(most, __shfl_xor_sync(kAll, most, d));
+  const float weight = exp2_approx(lse_and_scale.x - base_of(most)), scaled = weight * lse_and_scale.y;
+  float total = weight;
+  for (int d = 1; d < share.lanes; d <<= 1) total += __shfl_xor_sync(kAll, total, d);
   RowSum sum;
-  const int64_t between = int64_t(2 * kSlotWords) * tile.step * step;
-#pragma unroll 1
-  for (int k = 0; k < rows; ++k) {
-    const int row = first + k * 8;
-    sum.most = row_of_lane == k ? lse_and_scale.x : -INFINITY;
-#pragma unroll
-    for (int d = 16; d > 0; d >>= 1) sum.most = fmaxf(sum.most, __shfl_xor_sync(kAll, sum.most, d));
-    const float weight = row_of_lane == k ? exp2_approx(lse_and_scale.x - base_of(sum.most)) : 0.f;
-    const float scaled = weight * lse_and_scale.y;
-    sum.total = weight;
-#pragma unroll
-    for (int d = 16; d > 0; d >>= 1) sum.total += __shfl_xor_sync(kAll, sum.total, d);
-#pragma unroll
-    for (int i = 0; i < kLaneValues; ++i) sum.v[i] = 0.f;
-#pragma unroll 1
-    for (int base = 0; base < parts; base += kBatch) {
-      uint4 word[kBatch][2];
-      const uint4* at = row_in_memory(p, partial_slot(tile.worker(sub + base * step), false), row, lane);
-#pragma unroll
-      for (int u = 0; u < kBatch; ++u, at += between) {
-        const int part = sub + (base + u) * step;
-        const bool here = part == mine || base + u >= parts;
-        const uint4* from = part == 0 ? at + kSlotWords : at;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          word[u][half] = here ? ptx::load_shared16(staged_row(staged, row, lane) + half * kStagedHalf) : load_word(from + half * 32);
-        }
-      }
-#pragma unroll
-      for (int u = 0; u < kBatch; ++u) {
-        const float factor = __shfl_sync(kAll, scaled, k * parts + base + u);
-        if (base + u < parts) sum.add(factor, word[u]);
-      }
-    }
-    if (sharing == 0) write_row(p, out_row + row, lane, sum);
+  const auto finish = [&](int k, RowSum& row_sum) {
+    row_sum.most = __shfl_sync(kAll, most, k * share.lanes);
+    row_sum.total = __shfl_sync(kAll, total, k * share.lanes);
+    if (share.step == 1) write_row(p, out_row + share.first + k * 8, lane, row_sum);
+  };
+  if (share.step > 1 || share.parts > 4) {
+    add_rows<8>(p, tile, share, mine, staged, scaled, lane, sum, finish);
+  } else if (share.parts > 2) {
+    add_rows<4>(p, tile, share, mine, staged, scaled, lane, sum, finish);
+  } else {
+    add_rows<2>(p, tile, share, mine, staged, scaled, lane, sum, finish);
   }
-  if (sharing == 0) return;
-  WarpSums& sums = *reinterpret_cast<WarpSums*>(staging);
-  ptx::bar_sync(kBothConsumers, kConsumerThreads);  // nothing staged is read any more
-  if (sub > 0) {
-#pragma unroll
-    for (int i = 0; i < kLaneValues; ++i) sums.v[warp][i][lane] = sum.v[i];
-    sums.most[warp] = sum.most;
-    sums.total[warp] = sum.total;
-  }
-  ptx::bar_sync(kBothConsumers, kConsumerThreads);
-  if (sub > 0 || rows == 0) return;
-#pragma unroll 1
-  for (int other = warp + 1; other < warp + step; ++other) {
-    const float most = fmaxf(sum.most, sums.most[other]), base = base_of(most);
-    const float ours = exp2_approx(sum.most - base), theirs = exp2_approx(sums.most[other] - base);
-    sum.most = most;
-    sum.total = sum.total * ours + sums.total[other] * theirs;
-#pragma unroll
-    for (int i = 0; i < kLaneValues; ++i) sum.v[i] = sum.v[i] * ours + sums.v[other][i][lane] * theirs;
-  }
-  write_row(p, out_row + first, lane, sum);
+  if (share.step > 1) add_warps(p, *reinterpret_cast<WarpSums*>(staging), share, sum, out_row + share.first, warp, lane);
 }
 
 // Merges this block's rows of a tile in several parts, and hands over the others. All consumers. staging: 64 KiB of shared memory, free again
@@ -306,6 +378,7 @@ __device__ __forceinline__ void merge_shared(const MlaDecodeParams& p, ShareStor
     if (tile.index > 0) break;
     if (!asked) ptx::mbarrier_wait(ptx::smem_address(&sh.collected), 0);
     asked = true;
+    if (!sh.orphaned) break;
     while (++owner < tile.owners && (sh.orphans[owner >> 5] >> (owner & 31) & 1) == 0) {
     }
     ptx::bar_sync(kBothConsumers, kConsumerThreads);  // sums of warps are read

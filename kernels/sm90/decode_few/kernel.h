@@ -20,7 +20,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   if (warp >= 8) {
     bool asked = false;
-    if (warp == 9) asked = decode::find_place<true>(p, sh, map_q);
+    const decode::Worker worker(p);
+    if (warp == 9) asked = decode::find_place<true, kMerges>(p, sh, map_q, worker);
     if (warp == 8 && decode::lengths_known(p)) {
       bar_sync(decode::kGuessed, decode::kGuessedThreads<SharedStorage>);
       decode::ask_ahead(p, map_kv, map_tile, sh);
@@ -28,11 +29,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       bar_sync(decode::kPlaced, decode::kPlacedThreads<SharedStorage>);
     }
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
-    if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, 0, asked);
+    if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, worker, 0, asked);
     __syncwarp();
     bar_arrive(decode::kNoted, kThreads);
     if (warp == 8) decode::produce_tma(p, map_kv, map_tile, sh);
-    if (warp == 9) decode::announce_rest<kMerges>(p, sh, map_q);
+    if (warp == 9) decode::announce_rest<kMerges>(p, sh, map_q, worker);
     return;
   }
   if (warp == 1) {

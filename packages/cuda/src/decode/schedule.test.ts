@@ -70,7 +70,7 @@ test('batch 128 of 128 heads: 66 pairs of blocks side by side, which merge their
     splitByTile: false,
     decodeGrid: [132, 1],
     groups: 1,
-    workspace: { partial_out: 132 * 33 * 256 * 16, partial_lse: 0, splits: 0, parts_ready: 132 * 4 },
+    workspace: { partial_out: 132 * 18 * 256 * 16, partial_lse: 0, splits: 0, parts_ready: 132 * 4 },
     filled: { parts_ready: 0 },
   })
   expect(found.combine).toBeUndefined()

@@ -9,7 +9,7 @@ const MAX_TILES_PER_GROUP = 4
 /** Query rows of a sequence that the kernel for few of them takes. */
 const FEW_ROWS = 16
 /** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
-const PART_BYTES = 33 * 256 * 16
+const PART_BYTES = 18 * 256 * 16
 const PART_BYTES_FEW = 10 * 256 * 16
 /** Bytes of a part that a kernel beside the decode merges, of few rows: 16 rows in f16, and an exponent for every eight values. */
 const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
