@@ -191,7 +191,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
           // No more than about three parts a tile, were all of them equal.
           expect(3 * groups).toBeGreaterThanOrEqual(groupWorkers)
           const few = rows <= 16
-          expect(found.workspace.partial_out).toBe(found.workers * (few ? 10 : 33) * 256 * 16)
+          expect(found.workspace.partial_out).toBe(found.workers * (few ? 10 : 18) * 256 * 16)
           expect(found.workspace.parts_ready).toBe(few ? 0 : found.workers * 4)
           expect(found.filled).toEqual(few ? { partial_out: 255 } : { parts_ready: 0 })
           return
