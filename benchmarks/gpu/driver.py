@@ -136,10 +136,8 @@ class Decode:
         by_tile = groups <= workers // group
         # Few parts a tile: the decode kernel merges them itself. Of a ragged plan's sequences all but one may be empty.
         ragged = query_start is not None
-        if few_rows:
-            few_parts = 3 * min(b, t) >= workers // group or ragged and (not by_tile or b > 128)
-        else:
-            few_parts = 2 * (groups // b if ragged else groups) >= workers // group
+        expected = min(b, t) if few_rows else groups // b if ragged else groups
+        few_parts = 3 * expected >= workers // group or few_rows and ragged and (not by_tile or b > 128)
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
         if few_rows and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
@@ -183,7 +181,7 @@ class Decode:
                 return self.q_map if variant == 'gather' else tensor_map(
                     q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
                     (64, min(page, 64), tiles, 1), tune.get('promotion', 0))
-            self.args += [self.q_map, kv_map(2), kv_map(1)]
+            self.args += [self.q_map, kv_map(tune.get('box', 2)), kv_map(1)]
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))

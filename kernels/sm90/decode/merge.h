@@ -27,15 +27,16 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, b
 #pragma unroll
     for (int i = 0; i < 128; ++i) top[(i >> 1) & 1] = fmaxf(top[(i >> 1) & 1], fabsf(o[i]));
     const HalfScale scale[2] = {HalfScale(top[0]), HalfScale(top[1])};
+    const float factor[2] = {scale[0].factor(), scale[1].factor()};
 #pragma unroll
     for (int w = 0; w < kValueWords; ++w) {
       uint32_t v[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = F16::pack(o[w * 8 + i * 2] * scale[i & 1].factor, o[w * 8 + i * 2 + 1] * scale[i & 1].factor);
+      for (int i = 0; i < 4; ++i) v[i] = F16::pack(o[w * 8 + i * 2] * factor[i & 1], o[w * 8 + i * 2 + 1] * factor[i & 1]);
       __stcg(reinterpret_cast<uint4*>(part + w * kConsumerThreads), make_uint4(v[0], v[1], v[2], v[3]));
     }
     __stcg(part + kValueWords * kConsumerThreads, make_float4(m[0], m[1], l[0], l[1]));
-    __stcg(part + (kValueWords + 1) * kConsumerThreads, make_float4(scale[0].back, scale[1].back, 0.f, 0.f));
+    __stcg(part + (kValueWords + 1) * kConsumerThreads, make_float4(scale[0].back(), scale[1].back(), 0.f, 0.f));
   }
   ptx::bar_sync(kBothConsumers, kConsumerThreads);
   if (threadIdx.x == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(p.parts_ready + block) : "memory");

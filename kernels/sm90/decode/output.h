@@ -70,15 +70,13 @@ __device__ __forceinline__ void write_empty(const MlaDecodeParams& p, const Segm
   if (threadIdx.x < rows) p.lse[out_row + threadIdx.x] = -INFINITY;
 }
 
-// Powers of two that take a row whose largest value is given to [2^14, 2^15) and back, by their exponents. A row of zeros, or of values
-// below 2^-100, is scaled as one of 2^-100.
+// Powers of two that take values of which the largest is given to [2^14, 2^15) and back: for f16. Zeros, or values below 2^-100, are scaled as if
+// that were the largest.
 struct HalfScale {
-  float factor, back;
-  __device__ __forceinline__ explicit HalfScale(float largest) {
-    const int exponent = max(int(__float_as_uint(largest) >> 23) - 127, -100);
-    factor = __uint_as_float(uint32_t(127 + 14 - exponent) << 23);
-    back = __uint_as_float(uint32_t(127 - 14 + exponent) << 23);
-  }
+  uint32_t exponent;  // of what takes them back, as a float32 has it
+  __device__ __forceinline__ explicit HalfScale(float largest) : exponent(max(__float_as_uint(largest) >> 23, 27u) - 14) {}
+  __device__ __forceinline__ float factor() const { return __uint_as_float((254 - exponent) << 23); }
+  __device__ __forceinline__ float back() const { return __uint_as_float(exponent << 23); }
 };
 
 // What becomes of a thread's two rows: the factor that normalizes them, their log-sum-exp in base 2, and what takes a part's scale back.
@@ -121,8 +119,8 @@ __device__ __forceinline__ RowFactors finish_rows(SharedStorage& sh, int wg, boo
     if (scales) {
       const float largest = fmaxf(top[r], other.x) * rows.normalize[r];
       const HalfScale scale(largest);
-      rows.normalize[r] *= scale.factor;
-      rows.back[r] = scale.back;
+      rows.normalize[r] *= scale.factor();
+      rows.back[r] = scale.back();
     }
   }
   return rows;

@@ -188,12 +188,11 @@ __device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, i
     float largest = fabsf(value(0));
 #pragma unroll
     for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
-    // From 2^14 to 2^15 when scaled.
-    const uint32_t exponent = max(__float_as_uint(largest) >> 23, 15u) - 14;
-    const float scale = __uint_as_float((254 - exponent) << 23);
-    const auto pack = [&](int i) { return F16::pack(value(i) * scale, value(i + 1) * scale); };
+    const decode::HalfScale scale(largest);
+    const float factor = scale.factor();
+    const auto pack = [&](int i) { return F16::pack(value(i) * factor, value(i + 1) * factor); };
     if (row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], make_uint4(pack(0), pack(2), pack(4), pack(6)));
-    exponents |= exponent << (8 * c);
+    exponents |= scale.exponent << (8 * c);
   }
   __stcg(reinterpret_cast<uint32_t*>(part.exponents[thread]), exponents);
   if (thread >= 4) return;

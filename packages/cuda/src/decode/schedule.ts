@@ -18,9 +18,8 @@ const MOST_PIECES_LOG2 = 7
 /** Sequences of a ragged plan that it looks through for what there is to merge. */
 const MOST_RAGGED = 128
 
-/** Parts of a tile up to which its blocks merge them in pairs, as measured: of many rows and of few. */
-const PAIRED_PARTS = 2
-const PAIRED_PARTS_FEW = 3
+/** Parts of a tile up to which its blocks merge them in pairs, as measured. */
+const PAIRED_PARTS = 3
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -136,10 +135,9 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const ragged = shape.totalQueries !== undefined
   // Who merges the parts of split tiles: their blocks in pairs where parts are few; beyond, all of them, or a kernel beside the decode.
   const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
-  const pairs = few
-    ? PAIRED_PARTS_FEW * expectedTiles(shape) >= groupWorkers || !looksThrough
-    : // All sequences of a ragged plan but one may be empty, and pairs are at their worst then.
-      PAIRED_PARTS * (ragged ? groups : allGroups) >= groupWorkers
+  // All sequences of a ragged plan but one may be empty. Beyond few rows pairs are at their worst then.
+  const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
+  const pairs = PAIRED_PARTS * expected >= groupWorkers || (few && !looksThrough)
   if (hopper && pairs) {
     return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
