@@ -38,7 +38,7 @@ def calls_of(version, inputs, s_q, launches, like=None):
     for call, other in zip(calls, like or []):
         for field in ('out', 'lse', *(WORKSPACE if call.symbol == other.symbol else ())):
             setattr(call.params, field, getattr(other.params, field))
-        call.out, call.beside = other.out, other
+        call.out, call.lender = other.out, other  # whose buffers live as long
     return [calls[i % len(calls)] for i in range(launches)]
 
 

@@ -181,7 +181,7 @@ class Decode:
                 return self.q_map if variant == 'gather' else tensor_map(
                     q.dtype, kv.data_ptr(), (64, page, 9, kv.shape[0]), (kv.stride(1) * 2, 128, kv.stride(0) * 2),
                     (64, min(page, 64), tiles, 1), tune.get('promotion', 0))
-            self.args += [self.q_map, kv_map(tune.get('box', 2)), kv_map(1)]
+            self.args += [self.q_map, kv_map(2), kv_map(1)]
 
     def __call__(self):
         launch(self.symbol, self.module, self.grid, self.args, programmatic=self.module.endswith('cubin'))

@@ -103,8 +103,10 @@ __device__ __forceinline__ void settle(const MlaDecodeParams& p, ShareStorage& s
         if (decided == kGaveUp) atomicOr(&sh.orphans[part >> 5], 1u << (part & 31));
       }
       orphaned = __any_sync(0xffffffffu, orphaned);
-      if (lane == 0) sh.orphaned = orphaned;
-      if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&sh.collected));
+      if (lane == 0) {
+        sh.orphaned = orphaned;
+        ptx::mbarrier_arrive(ptx::smem_address(&sh.collected));
+      }
     }
   }
   if (lane == 0) __stcg(started(p, worker), 0u);
