@@ -13,6 +13,7 @@
 #pragma once
 #include "output.h"
 #include "producer.h"
+#include "warp_share.h"
 
 namespace flashmla::decode {
 
@@ -197,22 +198,6 @@ __device__ __forceinline__ void write_two(const MlaDecodeParams& p, int64_t firs
   }
 }
 
-// Which parts of which rows a warp merges: parts sub, sub + step, ... of rows first, first + 8, ...
-struct WarpShare {
-  int sub, step, first, rows, parts, lanes;  // lanes: of a row, a power of two
-
-  __device__ __forceinline__ WarpShare(int all_parts, int begin, int end, int warp) {
-    // 1, 2, 4 or 8 warps share the parts of a row. What a warp has to take are 17 parts at most, of up to eight rows; no more than 32 in all.
-    const int own = end - begin, sharing = own > 4 ? 0 : own > 2 ? 1 : own > 1 ? 2 : 3;
-    step = 1 << sharing;
-    sub = warp & (step - 1);
-    first = begin + (warp >> sharing);
-    rows = first >= end ? 0 : sharing > 0 ? 1 : (end - first + 7) >> 3;
-    parts = max(all_parts - sub + step - 1, 0) >> sharing;
-    lanes = parts > 1 ? 1 << (32 - __clz(parts - 1)) : 1;
-  }
-};
-
 // Adds up the warp's rows, from kAtOnce parts of each at a time and of as many rows as make 16 words a lane, so that all that a warp takes is asked
 // for at once. scaled: of the lane's part, its weight by its scale. `finish` gets each row's place and sum.
 template <int kAtOnce, typename Finish>
@@ -369,7 +354,7 @@ __device__ __forceinline__ void merge_shared(const MlaDecodeParams& p, ShareStor
   }
   ptx::bar_sync(kBothConsumers, kConsumerThreads);
   const int rows = min(seg.shape.s_q * p.h_q - first_row, kRows);
-  const auto begin_of = [&](int part) { return ceil_div(rows * part, tile.owners); };
+  const auto begin_of = [&](int part) { return first_row_of(part, rows, tile.owners); };
   hand_over_rows(p, sh, tile.slot(tile.index), staged, rows, owns ? begin_of(tile.index) : 0, owns ? begin_of(tile.index + 1) : 0, warp, lane);
   const int64_t out_row = int64_t(seg.shape.query_start) * p.h_q + first_row;
   bool asked = false;

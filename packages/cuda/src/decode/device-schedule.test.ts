@@ -38,8 +38,9 @@ function caseOf(
   lengths: readonly number[],
   queries: readonly number[],
   target: KernelEntry['target'],
+  multiprocessors = 132,
 ): Case {
-  const device = { computeCapability: [9, 0], multiprocessors: 132 } as unknown as DeviceInfo
+  const device = { computeCapability: [9, 0], multiprocessors } as unknown as DeviceInfo
   const symbol = decodeSymbol(shape, target)
   const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
   return { shape, schedule: scheduleDecode(shape, entry, device), lengths, queries }
@@ -57,13 +58,15 @@ const anyCase = fc
     hQ: fc.constantFrom(1, 9, 16, 63, 64, 128),
     ragged: fc.boolean(),
     target: fc.constantFrom<KernelEntry['target']>('sm_90a', 'compute_80'),
+    // H100 SXM, H100 PCIe, A100, L4, a slice of a card, one alone
+    multiprocessors: fc.constantFrom(132, 114, 108, 58, 16, 1),
     seed: fc.nat(),
   })
-  .map(({ lengths, sQ, hQ, ragged, target, seed }) => {
+  .map(({ lengths, sQ, hQ, ragged, target, multiprocessors, seed }) => {
     const queries = lengths.map((_, i) => (ragged ? (seed + i * 7) % (sQ + 1) : sQ))
     const totalQueries = queries.reduce((sum, n) => sum + n, 0)
     const shape: DecodeShape = { dtype: 'bf16', batch: lengths.length, sQ, hQ, pageSize: 64 }
-    return caseOf(ragged ? { ...shape, totalQueries } : shape, lengths, queries, target)
+    return caseOf(ragged ? { ...shape, totalQueries } : shape, lengths, queries, target, multiprocessors)
   })
 
 /** Segments of each case by tile group, `sequence,group`. */
