@@ -1,4 +1,4 @@
-import type { PagedBatch, PagedCache, Tensor, Weight } from '@flashmla/spec'
+import type { Backend, PagedBatch, PagedCache } from '@flashmla/spec'
 import { InvalidArgumentError } from '@flashmla/spec'
 import type { CpuBatch } from './batch'
 import type { CpuCache } from './cache'
@@ -11,14 +11,7 @@ export function queryRows(batch: PagedBatch): number {
 }
 
 /** Attention over the latents themselves: every head's key is a cached row, its value the row's compressed part. */
-export function attend(
-  out: Tensor<'f32'>,
-  lse: Tensor<'f32'>,
-  q: Tensor<'f32'>,
-  cache: PagedCache,
-  batch: PagedBatch,
-  scale: number,
-): void {
+export const attend: Backend['attention'] = (out, lse, q, cache, batch, scale) => {
   const [o, sums, queriesOf] = [f32(out), f32(lse), f32(q)]
   const [, h, width] = q.shape as [number, number, number]
   const rank = cache.format.kvLoraRank
@@ -41,14 +34,7 @@ export function attend(
 }
 
 /** Attention over each head's own keys and values, which `kvB` makes of the latents. */
-export function attendNaively(
-  out: Tensor<'f32'>,
-  q: Tensor<'f32'>,
-  kvB: Weight,
-  cache: PagedCache,
-  batch: PagedBatch,
-  scale: number,
-): void {
+export const attendNaively: Backend['naiveAttention'] = (out, q, kvB, cache, batch, scale) => {
   const [o, queriesOf] = [f32(out), f32(q)]
   const [, h, qk] = q.shape as [number, number, number]
   const v = out.shape.at(-1)!
