@@ -28,7 +28,7 @@ def add(folder):
 
 
 def calls_of(version, inputs, s_q, launches, like=None):
-    """Launches of a version, over all sets of inputs; in the buffers of another version's: where they are makes up to 1 %."""
+    """Launches of a version, over all sets of inputs; in the buffers of those of `like`: where buffers are makes up to 1 %."""
     folder, _, choices = version.partition('?')
     tune = {name: int(value) for name, value in (choice.split('=') for choice in choices.split('&') if choice)}
     folder = add(folder)

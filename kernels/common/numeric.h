@@ -35,6 +35,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
 
 // Of sums of 2^(x - maximum): what to subtract where the maximum is minus infinity too, and a division that gives 0 for nothing.
 __device__ __forceinline__ float base_of(float maximum) { return maximum == -INFINITY ? 0.f : maximum; }
+// The natural log-sum-exp of a row, from a maximum in base 2 and the sum of what is relative to it.
+__device__ __forceinline__ float natural_lse(float most, float total) { return total > 0.f ? (most + __log2f(total)) * kLn2 : -INFINITY; }
 __device__ __forceinline__ float inverse(float total) { return total > 0.f ? __fdividef(1.f, total) : 0.f; }
 
 __device__ __forceinline__ void store_pair(void* base, int64_t index, int32_t dtype, float lo, float hi) {

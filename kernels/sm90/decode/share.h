@@ -165,10 +165,6 @@ __device__ __forceinline__ void hand_over_rows(const MlaDecodeParams& p, const S
   if (lane < 8 && others(row)) store_released(lse_in_memory(p, slot, row), reinterpret_cast<const float2*>(sh.p1)[row]);
 }
 
-__device__ __forceinline__ void write_lse(const MlaDecodeParams& p, int64_t out_row, const RowSum& sum) {
-  p.lse[out_row] = sum.total > 0.f ? (sum.most + __log2f(sum.total)) * kLn2 : -INFINITY;
-}
-
 // A finished row to out and lse.
 __device__ __forceinline__ void write_row(const MlaDecodeParams& p, int64_t out_row, int lane, const RowSum& sum) {
   const float factor = inverse(sum.total);
@@ -186,7 +182,7 @@ __device__ __forceinline__ void write_row(const MlaDecodeParams& p, int64_t out_
       *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.out) + first) = make_uint4(pack(0), pack(2), pack(4), pack(6));
     }
   }
-  if (lane == 0) write_lse(p, out_row, sum);
+  if (lane == 0) p.lse[out_row] = natural_lse(sum.most, sum.total);
 }
 
 // Two columns of a finished row.
@@ -265,11 +261,9 @@ __device__ __forceinline__ void add_warps(const MlaDecodeParams& p, WarpSums& su
   float most = sums.most[other];
   for (int d = 1; d < share.step; d <<= 1) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
   const float weight = exp2_approx(sums.most[other] - base_of(most));
-  RowSum all;
-  all.most = most;
-  all.total = weight * sums.total[other];
-  for (int d = 1; d < share.step; d <<= 1) all.total += __shfl_xor_sync(0xffffffffu, all.total, d);
-  const float factor = inverse(all.total);
+  float total = weight * sums.total[other];
+  for (int d = 1; d < share.step; d <<= 1) total += __shfl_xor_sync(0xffffffffu, total, d);
+  const float factor = inverse(total);
   const int i = (lane & 7) * 2, lanes = 32 >> (__ffs(share.step) - 1);
 #pragma unroll 1
   for (int source = share.sub * lanes + (lane >> 3); source < (share.sub + 1) * lanes; source += 4) {
@@ -282,7 +276,7 @@ __device__ __forceinline__ void add_warps(const MlaDecodeParams& p, WarpSums& su
     }
     write_two(p, out_row * kValueWidth + (i >> 3) * 256 + source * 8 + (i & 7), two.x * factor, two.y * factor);
   }
-  if (share.sub == 0 && lane == 0) write_lse(p, out_row, all);
+  if (share.sub == 0 && lane == 0) p.lse[out_row] = natural_lse(most, total);
 }
 
 // Merges rows [begin, end) of a tile. All consumers. mine: the part that is staged, or none where all are in memory.

@@ -107,7 +107,7 @@ __device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSp
       out[8] = uint16_t(both >> 16);
     }
   }
-  if (column == 0) p.lse[row] = sum.l > 0.f ? (sum.m + __log2f(sum.l)) * kLn2 : -INFINITY;
+  if (column == 0) p.lse[row] = natural_lse(sum.m, sum.l);
 }
 
 // Whether there is something to merge in the entry of a sequence that may have no rows.

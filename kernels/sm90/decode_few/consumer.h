@@ -133,7 +133,6 @@ struct Consumer {
     bool grows = false;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) grows |= !(sum[c] <= float(1 << decode::kLazyLog2)) || m[c] == -INFINITY;
-    if (threadIdx.x == 0) trace(5);
     if (ptx::bar_any(barrier, 128, grows)) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -164,7 +163,6 @@ struct Consumer {
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) l[c] += sum[c];
-    if (threadIdx.x == 0) trace(6);
   }
 
   // O^T += V^T P^T; each half of the buffer is free as soon as it has been read.

@@ -148,7 +148,7 @@ __device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStora
   for (int c = 0; c < kColumns; ++c) {
     const int row = row_of_column(c, lane);
     factor[c] = inverse(sums.l[c]);
-    if (wg == 0 && warp == 0 && lane < 4 && row < rows) p.lse[first + row] = sums.l[c] > 0.f ? (sums.m[c] + __log2f(sums.l[c])) * kLn2 : -INFINITY;
+    if (wg == 0 && warp == 0 && lane < 4 && row < rows) p.lse[first + row] = natural_lse(sums.m[c], sums.l[c]);
   }
   const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
   const int64_t at = first * kValueWidth + wg * 256;
