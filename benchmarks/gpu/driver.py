@@ -22,7 +22,7 @@ class DecodeParams(C.Structure):
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
                                  'tile_overhead', 'tile_rows', 'split_by_tile')] + [
-        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'reserved')]
+        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'first_lead', 'cache_settled', 'reserved')]
 
 
 class AppendParams(C.Structure):
@@ -162,7 +162,7 @@ class Decode:
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
                                    tune.get('overhead', 1 if portable else 3 if shares else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges or shares else None,
-                                   kv.shape[0], workers // group, -(-tiles // group), 0)
+                                   kv.shape[0], workers // group, -(-tiles // group), tune.get('lead', 2 if merges and not few_rows else 0), tune.get('settled', 0), 0)
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         by_halves = entries * group_rows <= 512 and workers // group >= 8 * entries

@@ -4,7 +4,7 @@
 // worker w owns units [w * chunk, (w + 1) * chunk). A tile group cut by a chunk boundary is split, and its parts are merged by
 // the combine kernel.
 // Equal tile groups, fewer than workers, are laid out as whole pieces instead, if hardly longer ones than equal shares do: then no
-// worker starts a second tile.
+// worker starts a second tile. The first piece of a tile may be longer than the others by a lead: its worker merges what they hand over.
 // This code runs once in a call, and everything waits for it: it is kept short, with few divisions, all of them unsigned. Positions
 // are 32-bit: up to 2^31 units, 1.4e11 tokens times tile groups.
 #pragma once
@@ -13,6 +13,7 @@
 namespace flashmla {
 
 constexpr int kBlockTokens = 64;
+constexpr int kSplitBlocks = 4;  // what splitting tiles costs a worker, in blocks, as measured
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return unsigned(a + b - 1) / unsigned(b); }
 
@@ -66,6 +67,7 @@ struct LinePosition {
   int total;      // length of the line
   int overhead;   // units of a tile group before its blocks; 0: each is laid out as whole pieces instead
   int equal;      // units of every tile group, where they are the same
+  int lead;       // blocks that the first of whole pieces has before the units count
   int seq;        // sequence that contains the position, or b when it is past the end
   int seq_start;  // position where `seq` starts
 
@@ -81,6 +83,12 @@ __device__ __forceinline__ int scan_lanes(int value) {
     if (lane >= d) value += below;
   }
   return value;
+}
+
+// Longest share of whole tiles that is taken in place of an equal one: what splitting costs. Of three tiles and more beside each other, which the
+// tensor cores bound, that is some time; of fewer, bound by memory and power too, workers that have less to do make the others faster.
+__device__ __forceinline__ int most_whole(const MlaDecodeParams& p, int equal) {
+  return equal + (p.tiles_per_group > 2 ? min(equal / 16, kSplitBlocks) : equal / 16);
 }
 
 // The line, and where group worker `worker` starts on it. Computed by one full warp; every lane gets the result.
@@ -108,6 +116,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
   LinePosition at;
   at.overhead = p.tile_overhead;
   at.equal = 0;
+  at.lead = 0;
   at.total = __shfl_sync(kAll, upto, 31);
   // Two divisions at once.
   const int quotient = lane == 0 ? ceil_div(at.total, workers) : unsigned(workers) / unsigned(max(groups, 1));
@@ -118,11 +127,12 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
     const int tile = most + at.overhead, share = __shfl_sync(kAll, quotient, 1);
     if (groups <= workers) {
       // Equal tiles, few: each in the same number of pieces.
-      const int piece = max(ceil_div(most, share), p.min_blocks);
+      const int lead = share > 1 ? p.first_lead : 0, rest = max(most - lead, 0), piece = max(ceil_div(rest, share), p.min_blocks);
       if (piece <= limit) {
         at.chunk = piece;
         at.overhead = 0;
-        at.equal = max(ceil_div(most, piece), 1) * piece;
+        at.lead = lead;
+        at.equal = max(ceil_div(rest, piece), 1) * piece;
         mine = my_groups * at.equal;
         upto = scan_lanes(mine);
         at.total = __shfl_sync(kAll, upto, 31);
@@ -130,7 +140,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
     } else {
       // Equal tiles, many: whole ones to each worker, where that costs less than merging split ones (a sixteenth, about).
       const int whole = ceil_div(at.chunk, tile) * tile;
-      if (whole <= limit) at.chunk = whole;
+      if (whole <= most_whole(p, at.chunk)) at.chunk = whole;
     }
   }
 
@@ -176,6 +186,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
   LinePosition at;
   at.overhead = p.tile_overhead;
   at.equal = 0;
+  at.lead = 0;
   at.total = __shfl_sync(kAll, upto, 31);
   const int groups = p.batch * p.groups, workers = p.group_workers;
   // Divisions at once where they can be; see above for what they are.
@@ -184,13 +195,14 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
   const int limit = at.chunk + at.chunk / 16;
   if (fewest == most) {
     const bool few = groups <= workers;
-    const int tile = most + at.overhead;
-    const int ratio = ceil_div(few ? most : at.chunk, few ? __shfl_sync(kAll, quotient, 1) : tile);
+    const int tile = most + at.overhead, share = __shfl_sync(kAll, quotient, 1), lead = share > 1 ? p.first_lead : 0, rest = max(most - lead, 0);
+    const int ratio = ceil_div(few ? rest : at.chunk, few ? share : tile);
     const int chunk = few ? max(ratio, p.min_blocks) : ratio * tile;
-    if (chunk <= limit) at.chunk = chunk;
+    if (chunk <= (few ? limit : most_whole(p, at.chunk))) at.chunk = chunk;
     if (few && chunk <= limit) {
       at.overhead = 0;
-      at.equal = max(ceil_div(most, chunk), 1) * chunk;
+      at.lead = lead;
+      at.equal = max(ceil_div(rest, chunk), 1) * chunk;
       mine = 0;
 #pragma unroll
       for (int i = 0; i < kKnownOfLane; ++i) {
@@ -258,8 +270,8 @@ struct SegmentWalk {
       out.seq = seq;
       out.group = group;
       out.group_start = group_start;
-      out.lo = max(first - at.overhead, 0);
-      out.hi = min(stop - group_start - at.overhead, s.blocks);
+      out.lo = first > 0 ? max(first - at.overhead, 0) + at.lead : 0;
+      out.hi = min(stop - group_start - at.overhead + at.lead, s.blocks);
 #if __CUDA_ARCH__ < 900
       // Past a shuffle ptxas can't merge these with the comparisons in whole(), which it gets wrong: see machine-code.mjs. The Hopper
       // kernels come out right without; the build refuses them else.
@@ -283,7 +295,7 @@ struct PartPlace {
 __device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segment& seg, int worker) {
   if (seg.whole()) return {0, 1};
   const int start = seg.group_start + at.overhead, first = unsigned(start) / unsigned(at.chunk);
-  return {worker - first, int(unsigned(start + seg.shape.blocks - 1) / unsigned(at.chunk)) - first + 1};
+  return {worker - first, int(unsigned(start + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - first + 1};
 }
 
 // Of a tile's parts, from the first on, those that are the last work of their workers: all where tiles are whole pieces. `overhead`: the line's.
@@ -302,7 +314,7 @@ __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, con
   split.out_row = int64_t(seg.shape.query_start) * p.h_q + seg.group * group_rows;
   split.rows = min(group_rows, seg.shape.s_q * p.h_q - seg.group * group_rows);
   split.first_worker = worker;
-  split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - 1) / unsigned(at.chunk)) - worker + 1;
+  split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - worker + 1;
   return split;
 }
 

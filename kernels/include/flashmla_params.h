@@ -49,7 +49,7 @@ struct MlaDecodeParams {
   int32_t num_blocks;          // 160 pages of the cache
   int32_t group_workers;       // 164 workers / tiles_per_group
   int32_t groups;              // 168 row-tile groups of each sequence, or the largest number of them when query_start is given
-  int32_t reserved;            // 172 0
+  int32_t first_lead;          // 172 64-token blocks that the first of a tile's equal pieces has more than the others
 };
 static_assert(sizeof(MlaDecodeParams) == 176, "mirrored on the host");
 

@@ -1,5 +1,5 @@
 // Runs the decode kernels' own schedule (common/schedule.h) on the host, for a test to check.
-// In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile h_q s_q b, b lengths, then b + 1 query
+// In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile first_lead h_q s_q b, b lengths, then b + 1 query
 //                     starts or nothing.
 // Out, a segment a line:  case group_worker seq group lo hi whole index parts closing splits first_worker entry  (the last three are -1 but
 //                         for a first part)
@@ -20,7 +20,7 @@ int main() {
   for (int number = 0; std::getline(std::cin, line); ++number) {
     std::istringstream in(line);
     MlaDecodeParams p = {};
-    in >> p.tile_rows >> p.tiles_per_group >> p.workers >> p.min_blocks >> p.tile_overhead >> p.split_by_tile >> p.h_q >> p.s_q >> p.batch;
+    in >> p.tile_rows >> p.tiles_per_group >> p.workers >> p.min_blocks >> p.tile_overhead >> p.split_by_tile >> p.first_lead >> p.h_q >> p.s_q >> p.batch;
     std::vector<int> lengths(p.batch), starts;
     for (int& length : lengths) in >> length;
     for (int start; in >> start;) starts.push_back(start);

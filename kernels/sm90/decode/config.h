@@ -42,7 +42,7 @@ __host__ __device__ constexpr int region_units(int region) { return region == kR
 constexpr uint32_t kNothing = 0xffffffffu;
 
 // Named barriers (0 is __syncthreads).
-enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted, kScored };
+enum NamedBarrier : int { kP0Ready = 1, kP1Ready, kP0Free, kP1Free, kBothConsumers, kZero0, kZero1, kGuessed, kPlaced, kNoted, kScored, kHandedOver };
 
 // The same for all lanes, and known to the compiler to be: else it does the arithmetic of matrix descriptors in each lane.
 __device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }

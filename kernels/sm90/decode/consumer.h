@@ -209,9 +209,24 @@ struct Consumer {
     q_parity ^= 1;
   }
 
-  // The warpgroup's half of a segment's last block, and its release.
-  __device__ __forceinline__ uint32_t last_half(const Segment& seg) { return ptx::smem_address(sh.kv[(seg.hi - seg.lo - 1) & 1][wg * 4]); }
-  __device__ __forceinline__ void release_last(const Segment& seg) { release(sh.empty[(seg.hi - seg.lo - 1) & 1][wg == 0 ? kLeft : kRight]); }
+  // The warpgroup's half of a buffer, and its release.
+  __device__ __forceinline__ uint32_t half(int buffer) { return ptx::smem_address(sh.kv[buffer][wg * 4]); }
+  __device__ __forceinline__ void release_half(int buffer) { release(sh.empty[buffer][wg == 0 ? kLeft : kRight]); }
+  __device__ __forceinline__ void release_last(const Segment& seg) { release_half((seg.hi - seg.lo - 1) & 1); }
+
+  // The buffer with another block's part, when it is there, and its release; both warpgroups.
+  __device__ __forceinline__ uint32_t next_part(int buffer) {
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) wait_unit(buffer, u, buffer == 0 ? parity[0] : parity[1]);
+    parity[0] ^= buffer ^ 1;
+    parity[1] ^= buffer;
+    return ptx::smem_address(sh.kv[buffer][0]);
+  }
+  __device__ __forceinline__ void release_part(int buffer) {
+    ptx::bar_sync(kBothConsumers, kConsumerThreads);
+    release_half(buffer);
+    if (buffer == wg) release(sh.empty[buffer][kRope]);
+  }
 
   // One segment of one row tile: leaves O (not normalized), the maximum m and this warpgroup's share l of the sum. Its half of the last
   // block is not freed yet: see release_last.

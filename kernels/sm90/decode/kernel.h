@@ -51,7 +51,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       produce_gather(p, map_q, sh);
     } else {
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
-      if (warp == 8) produce_tma(p, map_kv, map_tile, sh);
+      if (warp == 8) {
+        const Loaded last = produce_tma(p, map_kv, map_tile, sh);
+        if constexpr (kParts == Parts::kMerged) load_parts(p, sh, last);
+      }
+      if (kParts == Parts::kMerged && warp == 10) show_part(p, sh, worker.index);
       if (warp == 9) {
         const int last = announce_rest<kMerges>(p, sh, map_q, worker);
         if constexpr (kShares) settle(p, sh, worker.index, last);
@@ -105,6 +109,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (!kMerges && !more) asm volatile("griddepcontrol.launch_dependents;");
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceProducts);
     bool whole = seg.whole();
+    int last_block = seg.hi - seg.lo - 1;  // of the segment, in the buffers' turn
     if constexpr (kShares) {
       if (!whole) {
         const PartPlace& found = sh.places[consumer.segment & 3];
@@ -119,17 +124,19 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (kParts == Parts::kMerged && !whole) {
       const PartPlace& found = sh.places[consumer.segment & 3], place = {uniform(found.index), uniform(found.parts)};
       const bool live = first_row + (warp & 3) * 16 < seg.shape.s_q * p.h_q;
+      const bool takes = takes_in(place, 1);
       whole = place.index == 0;
-      if (!whole) consumer.release_last(seg);
+      if (takes || !whole) consumer.release_last(seg);
 #pragma unroll 1
-      for (int step = 1; (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts; step *= 2) {
-        take_in(p, worker.index + step * p.tiles_per_group, live, o, m, l);
+      for (int step = 1; takes_in(place, step); step *= 2, ++last_block) {
+        if (step > 1) consumer.release_part(last_block & 1);
+        take_in(consumer.next_part((last_block + 1) & 1), live, o, m, l);
       }
       if (!whole) hand_over(p, worker.index, live, o, m, l);
     }
     if (whole || !kMerges) {
-      if (write_segment(p, sh, seg, whole, wg, worker.index, first_row, consumer.last_half(seg), o, m, l)) fence_proxy_async();
-      consumer.release_last(seg);
+      if (write_segment(p, sh, seg, whole, wg, worker.index, first_row, consumer.half(last_block & 1), o, m, l)) fence_proxy_async();
+      consumer.release_half(last_block & 1);
     }
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
   }

@@ -3,26 +3,38 @@
 // 1. Parts 0 .. n - 1 of a tile belong to successive group workers. Part i takes in parts i + 1, i + 2, i + 4, ... as long as 2^k divides
 //    i and they exist, then hands the sum to the part below; part 0 writes the rows. Who adds what to what depends on the lengths
 //    alone, so results do not depend on timing.
-// 2. A part is handed over as its threads hold it: of each of a thread's two rows its values in f16, scaled by a power of two for the largest, what
+// 2. A part comes to its taker through the ring of KV buffers, as if it were one more block: it fits one, and is asked for while the last block is
+//    worked on. Only a worker's last segment takes any in.
+// 3. A part is handed over as its threads hold it: of each of a thread's two rows its values in f16, scaled by a power of two for the largest, what
 //    takes that back, the row's maximum and the thread's share of its sum. Half of the bytes of f32, and 2^-12 of the largest as the error.
-// 3. A block waits for blocks of higher workers only. Those are lower blocks of the grid, so they run or have run when it does.
-// 4. A block hands over at most once in a launch. Whoever takes a part clears its flag: they are all 0 between launches.
+// 4. A block waits for blocks of higher workers only. Those are lower blocks of the grid, so they run or have run when it does.
+// 5. A block hands over at most once in a launch, its first segment. Its flag is set by a warp of its own: until what the others wrote is seen by all
+//    takes a microsecond or two, and they go on. Whoever takes a part clears its flag: they are all 0 between launches.
 #pragma once
 #include "output.h"
+#include "producer.h"
 
 namespace flashmla::decode {
 
 constexpr int kValueWords = 16, kPartWords = kValueWords + 2;  // 16-byte words of a thread
+constexpr int kWordBytes = kConsumerThreads * 16;              // one of all threads
+static_assert(kPartWords * kWordBytes == kTiles * kTileBytes, "a part is as large as a KV buffer");
+constexpr int kHandingThreads = kConsumerThreads + 32;
 
-__device__ __forceinline__ float4* part_of(const MlaDecodeParams& p, int block) {
-  return static_cast<float4*>(p.partial_out) + int64_t(block) * kPartWords * kConsumerThreads + threadIdx.x;
+__device__ __forceinline__ char* part_of(const MlaDecodeParams& p, int block) {
+  return static_cast<char*>(p.partial_out) + int64_t(block) * kPartWords * kWordBytes;
+}
+
+// Whether part `index` takes in part index + step.
+__device__ __forceinline__ bool takes_in(const PartPlace& place, int step) {
+  return (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts;
 }
 
 // All consumers. live: whether this thread's warp has rows of the tile.
 __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, bool live, const float (&o)[128],
                                           const float (&m)[2], const float (&l)[2]) {
   if (live) {
-    float4* part = part_of(p, block);
+    float4* part = reinterpret_cast<float4*>(part_of(p, block)) + threadIdx.x;
     float top[2] = {0.f, 0.f};
 #pragma unroll
     for (int i = 0; i < 128; ++i) top[(i >> 1) & 1] = fmaxf(top[(i >> 1) & 1], fabsf(o[i]));
@@ -38,24 +50,53 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, b
     __stcg(part + kValueWords * kConsumerThreads, make_float4(m[0], m[1], l[0], l[1]));
     __stcg(part + (kValueWords + 1) * kConsumerThreads, make_float4(scale[0].back(), scale[1].back(), 0.f, 0.f));
   }
-  ptx::bar_sync(kBothConsumers, kConsumerThreads);
-  if (threadIdx.x == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(p.parts_ready + block) : "memory");
+  ptx::bar_arrive(kHandedOver, kHandingThreads);
 }
 
-// Adds the part of another block to this one's, when it is there. All consumers.
-__device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, bool live, float (&o)[128], float (&m)[2],
-                                        float (&l)[2]) {
-  if (threadIdx.x == 0) {
-    uint32_t ready;
-    do {
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(ready) : "l"(p.parts_ready + block) : "memory");
-    } while (ready == 0);
-    p.parts_ready[block] = 0;
+// Shows the block's part to the one that takes it in, once it is written; a warp that does nothing else.
+__device__ __forceinline__ void show_part(const MlaDecodeParams& p, const SharedStorage& sh, int block) {
+  if (!sh.note[0].any || sh.places[0].index == 0) return;
+  ptx::bar_sync(kHandedOver, kHandingThreads);
+  if ((threadIdx.x & 31) == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(p.parts_ready + block) : "memory");
+}
+
+// Loads the parts that the last segment takes in, in the buffers' turn, when they are there; the producer.
+__device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStorage& sh, const Loaded& last) {
+  using namespace ptx;
+  const Note& note = sh.note[last.number & 1];
+  if (!note.any) return;
+  mbarrier_wait(smem_address(&sh.q_full), last.number & 1);  // its place stands then
+  const PartPlace place = sh.places[last.number & 3];
+  uint32_t empty_parity = last.empty_parity;
+  for (int step = 1, n = note.seg.hi - note.seg.lo; takes_in(place, step); step *= 2, ++n) {
+    const int buffer = n & 1, block = int(gridDim.x) - 1 - int(blockIdx.x) + step * p.tiles_per_group;
+    if ((threadIdx.x & 31) == 0) {
+      for (int region = 0; region < kRegions; ++region) mbarrier_wait(smem_address(&sh.empty[buffer][region]), (empty_parity >> buffer) & 1);
+      uint32_t ready;
+      do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(ready) : "l"(p.parts_ready + block) : "memory");
+      } while (ready == 0);
+      p.parts_ready[block] = 0;
+      fence_proxy_async_all();
+      for (int unit = 0; unit < kUnits; ++unit) {
+        const uint32_t bar = smem_address(&sh.full[buffer][unit]);
+        mbarrier_expect_tx(bar, kTileBytes * unit_tiles(unit));
+        bulk_load(smem_address(sh.kv[buffer][unit * kUnitTiles]), part_of(p, block) + unit * kUnitTiles * kTileBytes, kTileBytes * unit_tiles(unit), bar);
+      }
+    }
+    empty_parity ^= 1 << buffer;
   }
-  ptx::bar_sync(kBothConsumers, kConsumerThreads);
+}
+
+// Adds the part of another block, in a KV buffer, to this one's. All consumers.
+__device__ __forceinline__ void take_in(uint32_t buffer, bool live, float (&o)[128], float (&m)[2], float (&l)[2]) {
   if (!live) return;
-  const float4* part = part_of(p, block);
-  const float4 state = __ldcg(part + kValueWords * kConsumerThreads), back = __ldcg(part + (kValueWords + 1) * kConsumerThreads);
+  const uint32_t part = buffer + threadIdx.x * 16;
+  const auto floats = [&](int word) {
+    const uint4 v = ptx::load_shared16(part + word * kWordBytes);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+  };
+  const float4 state = floats(kValueWords), back = floats(kValueWords + 1);
   float mine[2], theirs[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -68,7 +109,7 @@ __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, boo
   }
 #pragma unroll
   for (int w = 0; w < kValueWords; ++w) {
-    const uint4 word = __ldcg(reinterpret_cast<const uint4*>(part + w * kConsumerThreads));
+    const uint4 word = ptx::load_shared16(part + w * kWordBytes);
     const uint32_t v[4] = {word.x, word.y, word.z, word.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

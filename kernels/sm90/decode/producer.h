@@ -289,9 +289,15 @@ __device__ __forceinline__ void ask_ahead(const MlaDecodeParams& p, const CUtens
   __syncwarp();
 }
 
+// The last segment that a block has loaded, and where its KV buffers' turns stand.
+struct Loaded {
+  int number;
+  uint32_t empty_parity;  // of buffers 0 and 1, a bit each
+};
+
 // Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
 template <typename Storage>
-__device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
+__device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
                                             Storage& sh) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
@@ -299,11 +305,12 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
   const int pages_per_block = p.page_size < kBlockTokens ? kBlockTokens / unsigned(p.page_size) : 1;
   const int blocks_per_page = p.page_size > kBlockTokens ? unsigned(p.page_size) / kBlockTokens : 1;
   uint32_t empty_parity = 3;  // of buffers 0 and 1, a bit each
-  for (int number = 0, more = 1; more != 0; ++number) {
+  int number = 0;
+  for (;; ++number) {
     mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);
     const Segment seg = sh.note[number & 1].seg;
-    if (!sh.note[number & 1].any) return;
-    more = sh.note[number & 1].more;
+    if (!sh.note[number & 1].any) break;
+    const int more = sh.note[number & 1].more;
     // Page ids, 32 at a time and one set ahead.
     const int32_t* table = p.block_table + seg.seq * p.block_table_stride;
     const int page_end = p.page_size == kBlockTokens ? seg.shape.blocks : ceil_div(seg.shape.seq_len, p.page_size);
@@ -357,7 +364,9 @@ __device__ __forceinline__ void produce_tma(const MlaDecodeParams& p, const CUte
       }
       empty_parity ^= 1 << buffer;
     }
+    if (more == 0) break;
   }
+  return {number, empty_parity};
 }
 
 // Any page size: 128 threads gather rows with 16-byte asynchronous copies.

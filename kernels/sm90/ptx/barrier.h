@@ -61,6 +61,9 @@ __device__ __forceinline__ bool bar_any(int id, int threads, bool mine) {
 // Ordinary shared-memory accesses before it are seen by the tensor cores and the copy engine after it.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// The same for global memory too.
+__device__ __forceinline__ void fence_proxy_async_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
 template <int kRegs>
 __device__ __forceinline__ void raise_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegs)); }
 template <int kRegs>

@@ -106,7 +106,7 @@ export class DecodePlan extends Resource {
       num_blocks: 0,
       group_workers: schedule.workers / schedule.tilesPerGroup,
       groups: schedule.groups,
-      reserved: 0,
+      first_lead: schedule.firstLead,
       batch: shape.batch,
       s_q: shape.sQ,
       h_q: shape.hQ,

@@ -20,6 +20,8 @@ const MOST_RAGGED = 128
 
 /** Parts of a tile up to which its blocks merge them in pairs, as measured. */
 const PAIRED_PARTS = 3
+/** Lead of the first of them, for what handing over takes, as measured. */
+const FIRST_LEAD = 2
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -92,6 +94,8 @@ export interface DecodeSchedule {
   readonly minBlocks: number
   readonly tileOverhead: number
   readonly splitByTile: boolean
+  /** Blocks of 64 tokens that the first of a tile's equal pieces has more than the others, whose parts it takes in. */
+  readonly firstLead: number
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
@@ -129,6 +133,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     minBlocks: portable || few ? 1 : 2,
     tileOverhead: portable ? 1 : 2,
     splitByTile,
+    firstLead: 0,
     decodeGrid: [workers * entry.cluster, 1],
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
@@ -139,7 +144,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
   const pairs = PAIRED_PARTS * expected >= groupWorkers || (few && !looksThrough)
   if (hopper && pairs) {
-    return { ...grids, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
+    return { ...grids, firstLead: few ? 0 : FIRST_LEAD, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
   }
   // A single tile has too few rows for all blocks.
   if (hopper && !few && shape.batch * tiles > 1) {

@@ -39,7 +39,7 @@ export const MlaDecodeParams = new Struct('MlaDecodeParams', {
   num_blocks: 'i32',
   group_workers: 'i32',
   groups: 'i32',
-  reserved: 'i32',
+  first_lead: 'i32',
 })
 
 export const MlaAppendParams = new Struct('MlaAppendParams', {
