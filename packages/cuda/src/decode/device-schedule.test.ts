@@ -130,7 +130,9 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
   // A slot for a part that starts a tile and one for a part that continues one is what each worker has; of those it hands over one.
   expect(shares.every(({ starts, continues }) => starts <= 1 && continues <= 1)).toBe(true)
   const equal = Math.max(Math.ceil(units / groupWorkers), minBlocks)
-  expect(Math.max(...shares.map(({ blocks }) => blocks))).toBeLessThanOrEqual(equal + Math.floor(equal / 16) + firstLead)
+  expect(Math.max(...shares.map(({ blocks }) => blocks))).toBeLessThanOrEqual(
+    equal + Math.floor(equal / 16) + firstLead,
+  )
 }
 
 describe.skipIf(!program)(
