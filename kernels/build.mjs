@@ -27,6 +27,7 @@ const PORTABLE = ['-arch=compute_80', '-ptx']
 
 const decode = (symbol) => ({ symbol, threads: 384, sharedBytes: 232448, cluster: 1, tileRows: 64, blockTokens: 64 })
 const decodeFew = (symbol) => ({ ...decode(symbol), threads: 320, sharedBytes: 209920, tileRows: 16 })
+const decodeFew32 = (symbol) => ({ ...decodeFew(symbol), sharedBytes: 212992, tileRows: 32 })
 const plain = (symbol, threads, extra = {}) => ({ symbol, threads, sharedBytes: 0, cluster: 1, ...extra })
 const combine = plain('mla_combine', 512)
 const append = [plain('mla_append', 128), plain('mla_cast', 256)]
@@ -85,6 +86,9 @@ const modules = [
     flags: SM90,
     kernels: [
       ...['bf16', 'f16'].flatMap((type) => ['', '_merge'].map((kind) => decodeFew(`mla_decode_${type}_few${kind}`))),
+      ...['bf16', 'f16'].flatMap((type) =>
+        ['', '_merge'].map((kind) => decodeFew32(`mla_decode_${type}_few32${kind}`)),
+      ),
       plain('mla_combine_few', 128),
       plain('mla_combine_few_ragged', 128),
     ],

@@ -22,7 +22,7 @@ class DecodeParams(C.Structure):
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
                                  'tile_overhead', 'tile_rows', 'split_by_tile')] + [
-        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'first_lead', 'cache_settled', 'reserved')]
+        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'first_lead')]
 
 
 class AppendParams(C.Structure):
@@ -125,9 +125,9 @@ class Decode:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
-        few_rows = not portable and variant == 'tensor' and rows <= tune.get('few_rows', 16)
+        few_rows = not portable and variant == 'tensor' and rows <= tune.get('few_rows', 32)
         if few_rows:
-            self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + '_few'
+            self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + ('_few' if rows <= 16 else '_few32')
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles = -(-rows // tile_rows)
         group = tune.get('group') or min(tiles, 4)
@@ -147,9 +147,9 @@ class Decode:
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
-        size = workers * (10 if few_rows else 18) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        size = workers * (10 if few_rows and tile_rows == 16 else 18) * 256 * 4 if merges else 2 * workers * tile_rows * 512
         if few_rows and not merges:
-            size = 2 * workers * (16 * 512 * 2 + 4 * 256) // 4
+            size = 2 * workers * tile_rows // 16 * (16 * 512 * 2 + 4 * 256) // 4
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
         self.partial_lse = torch.full((2 * workers * tile_rows * 8,), 0xff, dtype=torch.uint8, device='cuda')
         self.splits = torch.full((workers // group * 8,), 0x7f7f7f7f, dtype=torch.int32, device='cuda')
@@ -162,7 +162,7 @@ class Decode:
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
                                    tune.get('overhead', 1 if portable else 3 if shares else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges or shares else None,
-                                   kv.shape[0], workers // group, -(-tiles // group), tune.get('lead', 2 if merges and not few_rows else 0), tune.get('settled', 0), 0)
+                                   kv.shape[0], workers // group, -(-tiles // group), tune.get('lead', 2 if merges and not few_rows else 0))
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         by_halves = entries * group_rows <= 512 and workers // group >= 8 * entries
@@ -190,5 +190,5 @@ class Decode:
 
     def clean(self):
         """Whether the workspace is as a launch has to find it."""
-        handed = self.partial if self.symbol.endswith('few_merge') else self.partial_lse if self.symbol.endswith('share') else None
+        handed = self.partial if '_few' in self.symbol and self.symbol.endswith('_merge') else self.partial_lse if self.symbol.endswith('share') else None
         return int(self.ready.sum()) == 0 and (handed is None or bool((handed == 0xff).all()))

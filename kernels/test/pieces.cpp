@@ -1,5 +1,5 @@
 // Runs how the combine kernels' blocks share what there is to merge (sm90/decode_few/pieces.h) on the host, for a test to check.
-// In, a case a line:  blocks and four words of 32 bits, a bit for each entry that has parts; or entries, pieces.
+// In, a case a line:  words of a part, then blocks and four words of 32 bits, a bit for each entry that has parts; or entries, pieces.
 // Out, a block a line:  case entry first words
 #include <algorithm>
 #include <cstdint>
@@ -34,14 +34,16 @@ int main() {
   for (int number = 0; std::getline(std::cin, line); ++number) {
     std::istringstream in(line);
     std::vector<uint32_t> words;
+    int part_words = 0;
+    in >> part_words;
     for (uint32_t word; in >> word;) words.push_back(word);
     const auto print = [&](const Piece& piece) { std::printf("%d %d %d %d\n", number, piece.entry, piece.first, piece.words); };
     if (words.size() == 2) {
       for (uint32_t entry = 0; entry < words[0]; ++entry) {
-        for (uint32_t piece = 0; piece < words[1]; ++piece) print(piece_of(entry, piece, words[1]));
+        for (uint32_t piece = 0; piece < words[1]; ++piece) print(piece_of(part_words, entry, piece, words[1]));
       }
     } else {
-      for (uint32_t block = 0; block < words[0]; ++block) print(piece_of_active(&words[1], block, words[0]));
+      for (uint32_t block = 0; block < words[0]; ++block) print(piece_of_active(part_words, &words[1], block, words[0]));
     }
   }
 }

@@ -46,6 +46,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     }
     __syncwarp();
     drop_registers<kProducerRegisters>();
+    const bool hands = kParts == Parts::kMerged && warp == 10 && hands_over(sh);
     bar_arrive(kNoted, kThreads);
     if constexpr (kGather) {
       produce_gather(p, map_q, sh);
@@ -55,7 +56,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
         const Loaded last = produce_tma(p, map_kv, map_tile, sh);
         if constexpr (kParts == Parts::kMerged) load_parts(p, sh, last);
       }
-      if (kParts == Parts::kMerged && warp == 10) show_part(p, sh, worker.index);
+      if (hands) show_part(p, worker.index);
       if (warp == 9) {
         const int last = announce_rest<kMerges>(p, sh, map_q, worker);
         if constexpr (kShares) settle(p, sh, worker.index, last);

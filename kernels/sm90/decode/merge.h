@@ -53,9 +53,11 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, b
   ptx::bar_arrive(kHandedOver, kHandingThreads);
 }
 
+// Whether the block hands over its first segment. Asked before the consumers work on it: its note's place is another's later.
+__device__ __forceinline__ bool hands_over(const SharedStorage& sh) { return sh.note[0].any && sh.places[0].index > 0; }
+
 // Shows the block's part to the one that takes it in, once it is written; a warp that does nothing else.
-__device__ __forceinline__ void show_part(const MlaDecodeParams& p, const SharedStorage& sh, int block) {
-  if (!sh.note[0].any || sh.places[0].index == 0) return;
+__device__ __forceinline__ void show_part(const MlaDecodeParams& p, int block) {
   ptx::bar_sync(kHandedOver, kHandingThreads);
   if ((threadIdx.x & 31) == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(p.parts_ready + block) : "memory");
 }
@@ -65,11 +67,11 @@ __device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStora
   using namespace ptx;
   const Note& note = sh.note[last.number & 1];
   if (!note.any) return;
-  mbarrier_wait(smem_address(&sh.q_full), last.number & 1);  // its place stands then
-  const PartPlace place = sh.places[last.number & 3];
+  const Worker worker(p);
+  const PartPlace place = place_of(sh.at, note.seg, worker.group);  // the clerk may not have noted it yet
   uint32_t empty_parity = last.empty_parity;
   for (int step = 1, n = note.seg.hi - note.seg.lo; takes_in(place, step); step *= 2, ++n) {
-    const int buffer = n & 1, block = int(gridDim.x) - 1 - int(blockIdx.x) + step * p.tiles_per_group;
+    const int buffer = n & 1, block = worker.index + step * p.tiles_per_group;
     if ((threadIdx.x & 31) == 0) {
       for (int region = 0; region < kRegions; ++region) mbarrier_wait(smem_address(&sh.empty[buffer][region]), (empty_parity >> buffer) & 1);
       uint32_t ready;

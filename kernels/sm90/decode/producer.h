@@ -28,7 +28,7 @@ __device__ __forceinline__ void init_barriers(Storage& sh, int lane) {
   constexpr int kFull = 2 * kUnits, kEmpty = 2 * kRegions, kAll = kFull + kEmpty + 4;
   static_assert(offsetof(Storage, empty) == offsetof(Storage, full) + 8 * kFull);
   static_assert(offsetof(Storage, note_full) == offsetof(Storage, empty) + 8 * (kEmpty + 2));
-  const int arrivals = lane < kFull ? (kGather ? 128 : 1) : lane < kFull + kEmpty ? 4 : lane == kFull + kEmpty + 1 ? 8 : 1;
+  const int arrivals = lane < kFull ? (kGather ? 128 : 1) : lane < kFull + kEmpty ? Storage::kReleases : lane == kFull + kEmpty + 1 ? 8 : 1;
   if (lane < kAll) ptx::mbarrier_init(ptx::smem_address(&sh.full[0][0] + lane), arrivals);
   ptx::fence_barrier_init();
 }
@@ -339,7 +339,7 @@ __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CU
       };
 #pragma unroll
       for (int i = 0; i < kRegions; ++i) {
-        const int region = buffer == 0 ? region_order(0, i) : region_order(1, i);
+        const int region = Storage::kLeftFirst || buffer == 0 ? region_order(0, i) : region_order(1, i);
         mbarrier_wait(smem_address(&sh.empty[buffer][region]), (empty_parity >> buffer) & 1);
         const int units = i == 0 ? 1 : kHalfUnits;
 #pragma unroll

@@ -1,7 +1,7 @@
 // Merges the parts of split tiles that ./kernel.h has written: mla_combine for blocks that are small enough to stand beside decode blocks. They
 // start with them, wait for their end, and let the decode after that start meanwhile.
 //
-// 1. Parts stand in memory as the decode kernel's threads held them, 1024 words of eight values of a query row: see Part. A block takes a piece
+// 1. Parts stand in memory as the decode kernel's threads held them, 1024 words of eight values of a query row for each 16 rows: see Part. A block takes a piece
 //    of a tile's words; the threads that a piece leaves over share the parts, in an order that depends on nothing but their number.
 // 2. What there is to merge is most likely what there was the last time. So parts are asked for before the description is there again.
 #pragma once
@@ -42,12 +42,16 @@ struct WordSum {
   }
 };
 
-// Which word of a part it is, and its row.
+// Which word of a part it is, and its row: `part` of the 16 rows that it is of, `row` of the tile.
 struct WordPlace {
-  int thread, c, row;
+  int thread, c, part, row;
   __device__ __forceinline__ explicit WordPlace(int word)
-      : thread(word % kConsumerThreads), c(word / kConsumerThreads), row(row_of_column(c, thread & 31)) {}
+      : thread(word % kConsumerThreads),
+        c(word / kConsumerThreads % kColumns),
+        part(word / kPartWords),
+        row(part * kRows + row_of_column(c, thread & 31)) {}
 };
+__device__ __forceinline__ int part_words(const MlaDecodeParams& p) { return p.tile_rows / kRows * kPartWords; }
 
 // Parts first, first + step, ... of a word.
 __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace& place) {
@@ -61,10 +65,10 @@ __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int i = min(base + u * step, splits - 1), slot = partial_slot(first_worker + i, i == 0);
-      const Part& part = static_cast<const Part*>(p.partial_out)[slot];
+      const Part& part = static_cast<const Part*>(p.partial_out)[slot * (unsigned(p.tile_rows) / kRows) + place.part];
       word[u] = __ldcg(&part.words[place.c][place.thread]);
       exponent[u] = __ldcg(&part.exponents[place.thread][place.c]);
-      of_row[u] = __ldcg(p.partial_lse + slot * kRows + place.row);
+      of_row[u] = __ldcg(p.partial_lse + slot * p.tile_rows + place.row);
     }
     float most = sum.m;
 #pragma unroll
@@ -117,13 +121,13 @@ __device__ __forceinline__ bool has_parts(const MlaDecodeParams& p, int seq) {
 }
 
 // The block's piece of what a sequence for each thread says is there to merge. All of the block.
-__device__ __forceinline__ Piece piece_of_block(bool active) {
+__device__ __forceinline__ Piece piece_of_block(const MlaDecodeParams& p, bool active) {
   __shared__ uint32_t of_warp[kCombineThreads / 32];
   const uint32_t mask = __ballot_sync(0xffffffffu, active);
   __syncthreads();
   if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = mask;
   __syncthreads();
-  return piece_of_active(of_warp, blockIdx.x, gridDim.x);
+  return piece_of_active(part_words(p), of_warp, blockIdx.x, gridDim.x);
 }
 
 // What is there to merge, as it stands in memory.
@@ -182,7 +186,7 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
 // blockIdx.x is the entry, blockIdx.y the piece.
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
-  const Piece piece = piece_of(blockIdx.x, blockIdx.y, gridDim.y);
+  const Piece piece = piece_of(part_words(p), blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
@@ -195,7 +199,7 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
-  Piece piece = piece_of_block(active);
+  Piece piece = piece_of_block(p, active);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
@@ -203,7 +207,7 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
 #pragma unroll 1
   while (!merge(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
-    piece = piece_of_block(active);
+    piece = piece_of_block(p, active);
     guess = split = read_split(p, piece.entry);
   }
 }

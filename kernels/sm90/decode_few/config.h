@@ -1,4 +1,4 @@
-// Sizes of the Hopper decode kernel for up to 16 query rows a sequence.
+// Sizes of the Hopper decode kernels for up to 16 and up to 32 query rows a sequence.
 #pragma once
 #include "../decode/config.h"
 #include "../ptx/wgmma_n16.h"
@@ -12,26 +12,34 @@ using decode::kTileBytes;
 using decode::kTiles;
 using decode::kValueWidth;
 
-constexpr int kRows = 16;
-constexpr int kQueryTileBytes = kRows * decode::kTileCols * 2;  // 2 KiB, for Q and P alike
+constexpr int kRows = 16;  // query rows of a product
+constexpr int kRowTileBytes = kRows * decode::kTileCols * 2;  // 2 KiB, of Q and P alike
 constexpr int kLoadingThreads = 64;  // the producer and the clerk
 constexpr int kThreads = kConsumerThreads + kLoadingThreads;
 constexpr int kColumns = 4;  // query rows that a thread has values of: columns of its products
 constexpr int kHalfTiles = 4;
 
+// Whether the warpgroups of a tile share its rows, 16 each, and both take every block; else they share the blocks.
+__host__ __device__ constexpr bool by_rows(int tile_rows) { return tile_rows > kRows; }
+
 // Named barriers of a warpgroup, beside those of decode::NamedBarrier that are used here too.
 enum NamedBarrier : int { kWarpgroup0 = 1, kWarpgroup1 = 2 };
 
 // What both kernels have stands in the same words in ../decode/config.h.
+template <int kTileRows>
 struct SharedStorage {
-  static constexpr int kRows = decode_few::kRows;
+  static constexpr bool kByRows = by_rows(kTileRows);
+  static constexpr int kRows = kTileRows;
   static constexpr int kLoadingThreads = decode_few::kLoadingThreads;
   static constexpr bool kAsksAhead = true;
-  uint8_t q[kTiles][kQueryTileBytes];
-  uint8_t kv[2][kTiles][kTileBytes];        // buffer w belongs to warpgroup w
-  uint8_t p[2][2][kQueryTileBytes];         // [warpgroup][block in turn]
-  float4 exchange[2][2 * kHalfTiles][128];  // what warpgroup w gives the other; then that one's rows on their way out
-  float tops[2][4][kRows], sums[2][4][kRows];
+  static constexpr bool kLeftFirst = kByRows;
+  static constexpr int kReleases = kByRows ? 8 : 4;
+  uint8_t q[kTiles][kTileRows / decode_few::kRows][kRowTileBytes];
+  uint8_t kv[2][kTiles][kTileBytes];  // buffer w belongs to warpgroup w where they share the blocks
+  uint8_t p[2][2][kRowTileBytes];     // [warpgroup][block in turn]
+  // What warpgroup w gives the other where they share the blocks; then that one's rows on their way out. Else those of warpgroup w.
+  float4 exchange[2][(kByRows ? 1 : 2) * kHalfTiles][128];
+  float tops[2][4][decode_few::kRows], sums[2][4][decode_few::kRows];
   uint64_t full[2][decode::kUnits];
   uint64_t empty[2][decode::kRegions];
   uint64_t q_full, q_empty;
@@ -45,7 +53,8 @@ struct SharedStorage {
   int ahead;  // blocks of the first segment that the producer has asked for already
   int32_t seq_lens[kKnownLengths];
 };
-constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;
-static_assert(kSharedBytes <= 232448, "shared memory of one block");
+template <int kTileRows>
+constexpr int kSharedBytes = sizeof(SharedStorage<kTileRows>) + 1024;
+static_assert(kSharedBytes<16> <= 209920 && kSharedBytes<32> <= 212992, "with two blocks of the combine kernel beside it");
 
 }  // namespace flashmla::decode_few

@@ -1,5 +1,5 @@
-// The two consumer warpgroups: each takes every other 64-token block of a segment, from scores to output, and knows nothing of the other
-// until the segment ends.
+// The two consumer warpgroups: each takes blocks of 64 tokens from scores to output and knows nothing of the other until the segment ends. Of
+// up to 16 query rows they take every other block each; of more they have 16 rows each, and both take all blocks.
 //
 // Products are turned around, so that tokens and value columns are their high side and the few query rows their narrow one:
 //   1. S^T [64 tokens, 16] = K [64, 576] Q^T
@@ -22,24 +22,30 @@ struct Rows {
   int least;            // fewest tokens of any row: blocks below it need no mask
 };
 
-template <typename T>
+template <typename T, int kTileRows>
 struct Consumer {
+  static constexpr bool kByRows = by_rows(kTileRows);
+  using Storage = SharedStorage<kTileRows>;
   const MlaDecodeParams& p;
-  SharedStorage& sh;
+  Storage& sh;
   const int wg, warp, lane, barrier;
-  uint32_t parity = 0, q_parity = 0, turn = 0;
+  int buffer;                 // of the block
+  uint32_t parities = 0;      // of what fills the buffers, a bit each
+  uint32_t q_parity = 0, turn = 0;
   int segment = 0;
 
-  __device__ Consumer(const MlaDecodeParams& p_, SharedStorage& sh_, int wg_)
-      : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31), barrier(kWarpgroup0 + wg_) {}
+  __device__ Consumer(const MlaDecodeParams& p_, Storage& sh_, int wg_)
+      : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31), barrier(kWarpgroup0 + wg_), buffer(wg_) {}
 
   __device__ __forceinline__ void release(uint64_t& bar) {
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&bar));
   }
   __device__ __forceinline__ void wait_unit(int unit) {
-    ptx::mbarrier_wait(ptx::smem_address(&sh.full[wg][unit]), parity);
+    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][unit]), (parities >> buffer) & 1);
   }
+  // The half of a buffer that comes and is freed first, where halves are 0 and 1.
+  __device__ __forceinline__ int first_half() const { return kByRows ? 0 : wg; }
   __device__ __forceinline__ const decode::Note& next_note() {
     ptx::mbarrier_wait(ptx::smem_address(&sh.note_full[segment & 1]), (segment >> 1) & 1);
     return sh.note[segment & 1];
@@ -52,21 +58,22 @@ struct Consumer {
   // S^T = K Q^T, by two sums in turn: a product waits for the one before it in the same sum.
   __device__ __forceinline__ void scores(float (&s)[8]) {
     using namespace ptx;
-    const uint64_t q_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.q[0]), 0), 16, 1024);
-    const uint64_t k_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[wg][0]), 0), 16, 1024);
+    const uint64_t q_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.q[0][kByRows ? wg : 0]), 0), 16, 1024);
+    const uint64_t k_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer][0]), 0), 16, 1024);
+    constexpr int kQueryBytes = sizeof(sh.q[0]);
     float s2[8];
     wait_unit(decode::unit_of_tile(kRopeTile));
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      wgmma_n16<T, 0>(k & 1 ? s2 : s, k_desc + ((kRopeTile * kTileBytes + k * 32) >> 4), q_desc + ((kRopeTile * kQueryTileBytes + k * 32) >> 4),
+      wgmma_n16<T, 0>(k & 1 ? s2 : s, k_desc + ((kRopeTile * kTileBytes + k * 32) >> 4), q_desc + ((kRopeTile * kQueryBytes + k * 32) >> 4),
                       k > 1);
     }
-    // As the producer loads them: the warpgroup's own half first.
+    // As the producer loads them.
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int first = (half ^ wg) * kHalfTiles;
-      const uint64_t k_half = k_desc + ((first * kTileBytes) >> 4), q_half = q_desc + ((first * kQueryTileBytes) >> 4);
+      const int first = (half ^ first_half()) * kHalfTiles;
+      const uint64_t k_half = k_desc + ((first * kTileBytes) >> 4), q_half = q_desc + ((first * kQueryBytes) >> 4);
 #pragma unroll
       for (int t = 0; t < kHalfTiles; ++t) {
         if (t % decode::kUnitTiles == 0) {
@@ -75,7 +82,7 @@ struct Consumer {
         }
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          wgmma_n16<T, 0>(k & 1 ? s2 : s, k_half + ((t * kTileBytes + k * 32) >> 4), q_half + ((t * kQueryTileBytes + k * 32) >> 4), 1);
+          wgmma_n16<T, 0>(k & 1 ? s2 : s, k_half + ((t * kTileBytes + k * 32) >> 4), q_half + ((t * kQueryBytes + k * 32) >> 4), 1);
         }
       }
     }
@@ -92,7 +99,7 @@ struct Consumer {
     if (__builtin_expect(valid >= kBlockTokens, 1)) return;
     for (int i = threadIdx.x & 127; i < (kBlockTokens - valid) * 64; i += 128) {
       const int row = valid + (i >> 6), tile = (i >> 3) & 7, chunk = i & 7;
-      ptx::store_shared_zero16(ptx::smem_address(sh.kv[wg][tile]) + row * 128 + chunk * 16);
+      ptx::store_shared_zero16(ptx::smem_address(sh.kv[buffer][tile]) + row * 128 + chunk * 16);
     }
   }
 
@@ -169,11 +176,11 @@ struct Consumer {
   __device__ __forceinline__ void values(float (&o)[8][8]) {
     using namespace ptx;
     const uint64_t p_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.p[wg][turn]), 0), 16, 1024);
-    const uint64_t v_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[wg][0]), 0), kTileBytes, 1024);
+    const uint64_t v_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer][0]), 0), kTileBytes, 1024);
     wgmma_fence();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint64_t v_half = v_desc + (((half ^ wg) * kHalfTiles * kTileBytes) >> 4);
+      const uint64_t v_half = v_desc + (((half ^ first_half()) * kHalfTiles * kTileBytes) >> 4);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -184,15 +191,15 @@ struct Consumer {
       wgmma_commit();
     }
     wgmma_wait<1>();
-    release(sh.empty[wg][decode::kLeft + wg]);
+    release(sh.empty[buffer][decode::kLeft + first_half()]);
     wgmma_wait<0>();
-    release(sh.empty[wg][decode::kRight - wg]);
+    release(sh.empty[buffer][decode::kRight - first_half()]);
 #pragma unroll
     for (int t = 0; t < 8; ++t) pin(o[t]);
   }
 
   // The warpgroup's blocks of a segment: leaves O^T (not normalized), the maxima m and this thread's shares l of the sums. o[0 .. 3] are
-  // the warpgroup's own half of the value columns.
+  // the first half of the value columns, or the warpgroup's own one where they share the blocks.
   __device__ __forceinline__ void run(const Segment& seg, const Rows& rows, float (&o)[8][8], float (&m)[kColumns], float (&l)[kColumns]) {
     const float scale_log2 = p.softmax_scale * kLog2E;
 #pragma unroll
@@ -207,18 +214,20 @@ struct Consumer {
     }
     wait_queries();
     if (threadIdx.x == 0) trace_segment(segment, kTraceQueries);
+    if (kByRows) buffer = 0;
 #pragma unroll 1
-    for (int block = seg.lo + wg; block < seg.hi; block += 2) {
+    for (int block = seg.lo + (kByRows ? 0 : wg); block < seg.hi; block += kByRows ? 1 : 2) {
       const int first_token = block * kBlockTokens;
       float s[8];
       scores(s);
-      release(sh.empty[wg][decode::kRope]);
+      release(sh.empty[buffer][decode::kRope]);
       if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceScores);
       zero_tail(seg.shape.seq_len - first_token);
       softmax(s, rows, first_token, scale_log2, o, m, l);
       values(o);
       if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
-      parity ^= 1;
+      parities ^= 1 << buffer;
+      if (kByRows) buffer ^= 1;
       turn ^= 1;
     }
     release(sh.q_empty);

@@ -1,4 +1,4 @@
-// Split-KV MLA decode for Hopper where a sequence has up to 16 query rows. Schedule, loads and the merging of parts are those of
+// Split-KV MLA decode for Hopper where a sequence has up to 16 or 32 query rows. Schedule, loads and the merging of parts are those of
 // ../decode; what differs is the consumers (consumer.h), whose products have the query rows as their narrow side.
 #pragma once
 #include "../decode/producer.h"
@@ -6,11 +6,13 @@
 
 namespace flashmla::decode_few {
 
-template <typename T, bool kMerges>
+template <typename T, int kTileRows, bool kMerges>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
-  SharedStorage& sh = *reinterpret_cast<SharedStorage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
+  using Storage = SharedStorage<kTileRows>;
+  constexpr bool kByRows = by_rows(kTileRows);
+  Storage& sh = *reinterpret_cast<Storage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
   if (threadIdx.x == 0) {
     trace(kTraceStartNs);
     trace(kTraceStart);
@@ -23,10 +25,10 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     const decode::Worker worker(p);
     if (warp == 9) asked = decode::find_place<true, kMerges>(p, sh, map_q, worker);
     if (warp == 8 && decode::lengths_known(p)) {
-      bar_sync(decode::kGuessed, decode::kGuessedThreads<SharedStorage>);
+      bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
       decode::ask_ahead(p, map_kv, map_tile, sh);
     } else {
-      bar_sync(decode::kPlaced, decode::kPlacedThreads<SharedStorage>);
+      bar_sync(decode::kPlaced, decode::kPlacedThreads<Storage>);
     }
     // The clerk has seen the end of what comes before the kernel: from here on what that wrote is used, and may be overwritten.
     if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, worker, 0, asked);
@@ -39,20 +41,20 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   if (warp == 1) {
     if (lane == 0) sh.ahead = 0;
     decode::init_barriers<false>(sh, lane);
-    bar_arrive(decode::kPlaced, decode::kPlacedThreads<SharedStorage>);
+    bar_arrive(decode::kPlaced, decode::kPlacedThreads<Storage>);
   } else if (threadIdx.x == 64) {
     prefetch_map(map_q);
     prefetch_map(map_kv);
     prefetch_map(map_tile);
   }
   if (decode::lengths_known(p)) {
-    bar_sync(decode::kGuessed, decode::kGuessedThreads<SharedStorage>);
+    bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
     decode::prefetch_guessed<true>(p, sh);
   }
   bar_sync(decode::kNoted, kThreads);  // waiting at the note's own barrier would take the clerk's time
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
   const int worker = int(gridDim.x) - 1 - int(blockIdx.x);
-  Consumer<T> consumer(p, sh, wg);
+  Consumer<T, kTileRows> consumer(p, sh, wg);
   for (bool more = true; more; ++consumer.segment) {
     const decode::Note& note = consumer.next_note();
     const Segment seg = decode::uniform(note.seg);
@@ -69,11 +71,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     rows.least = seg.shape.seq_len - seg.shape.s_q + 1;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const int row = row_of_column(c, lane);
+      const int row = (kByRows ? wg * kRows : 0) + row_of_column(c, lane);
       rows.live[c] = row < seg.shape.s_q * p.h_q;
       rows.limit[c] = min(rows.least + int(unsigned(row) / unsigned(p.h_q)), seg.shape.seq_len);
     }
-    Sums sums;
+    Sums<kTileRows> sums;
     {
       float o[8][8], m[kColumns], l[kColumns];
       consumer.run(seg, rows, o, m, l);

@@ -8,10 +8,12 @@
 
 namespace flashmla::decode_few {
 
-constexpr int kHandedWords = kWords + 2;  // of a thread: its values, maxima and sums
+template <int kTileRows>
+constexpr int kHandedWords = Sums<kTileRows>::kWords + 2;  // of a thread: its values, maxima and sums
 
+template <int kTileRows>
 __device__ __forceinline__ float4* part_of(const MlaDecodeParams& p, int block) {
-  return static_cast<float4*>(p.partial_out) + int64_t(block) * kHandedWords * kConsumerThreads + threadIdx.x;
+  return static_cast<float4*>(p.partial_out) + int64_t(block) * kHandedWords<kTileRows> * kConsumerThreads + threadIdx.x;
 }
 
 __device__ __forceinline__ float4 load_word(const float4* word) {
@@ -24,31 +26,36 @@ __device__ __forceinline__ bool is_there(const float4& v) {
 }
 
 // All consumers.
-__device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, const Sums& sums) {
-  float4* part = part_of(p, block);
-  write_words(part, sums);
+template <int kTileRows>
+__device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, const Sums<kTileRows>& sums) {
+  constexpr int kWords = Sums<kTileRows>::kWords;
+  float4* part = part_of<kTileRows>(p, block);
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) __stcg(part + w * kConsumerThreads, word_of(sums.o, w));
   __stcg(part + kWords * kConsumerThreads, make_float4(sums.m[0], sums.m[1], sums.m[2], sums.m[3]));
   __stcg(part + (kWords + 1) * kConsumerThreads, make_float4(sums.l[0], sums.l[1], sums.l[2], sums.l[3]));
 }
 
 // Adds the part of another block, when it is there. All consumers.
-__device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sums& sums) {
-  float4* part = part_of(p, block);
+template <int kTileRows>
+__device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sums<kTileRows>& sums) {
+  constexpr int kWords = Sums<kTileRows>::kWords, kHanded = kHandedWords<kTileRows>;
+  float4* part = part_of<kTileRows>(p, block);
   // What is written last is most likely there last.
-  while (!__all_sync(0xffffffffu, is_there(load_word(part + (kHandedWords - 1) * kConsumerThreads)))) {
+  while (!__all_sync(0xffffffffu, is_there(load_word(part + (kHanded - 1) * kConsumerThreads)))) {
   }
-  float4 word[kHandedWords];
+  float4 word[kHanded];
   bool there;
   do {
     there = true;
 #pragma unroll
-    for (int w = 0; w < kHandedWords; ++w) word[w] = load_word(part + w * kConsumerThreads);
+    for (int w = 0; w < kHanded; ++w) word[w] = load_word(part + w * kConsumerThreads);
 #pragma unroll
-    for (int w = 0; w < kHandedWords; ++w) there &= is_there(word[w]);
+    for (int w = 0; w < kHanded; ++w) there &= is_there(word[w]);
   } while (!__all_sync(0xffffffffu, there));
   const float nothing = __uint_as_float(kNothing);
 #pragma unroll
-  for (int w = 0; w < kHandedWords; ++w) __stcg(part + w * kConsumerThreads, make_float4(nothing, nothing, nothing, nothing));
+  for (int w = 0; w < kHanded; ++w) __stcg(part + w * kConsumerThreads, make_float4(nothing, nothing, nothing, nothing));
   const float4 &m = word[kWords], &l = word[kWords + 1];
   const float their_m[kColumns] = {m.x, m.y, m.z, m.w}, their_l[kColumns] = {l.x, l.y, l.z, l.w};
   sums.add(their_m, their_l, [&](int w) { return word[w]; });

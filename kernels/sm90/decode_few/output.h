@@ -1,7 +1,8 @@
 // From two warpgroups' accumulators to memory.
 //
-// 1. The warpgroups add up what they have: each gives the other that one's half of the value columns, so that every thread ends with a
-//    quarter of what the rows have: o [4][8], of its warpgroup's 256 columns.
+// 1. Where the warpgroups share the blocks they add up what they have: each gives the other that one's half of the value columns, so that every
+//    thread ends with a quarter of what the rows have: o [4][8], of its warpgroup's 256 columns. Where they share the rows a thread keeps
+//    o [8][8], of all 512 columns.
 // 2. A finished tile's rows go to out and lse. A part goes as its threads hold it to the partial buffers (for mla_combine_few, combine.h) or to
 //    the block that merges it (merge.h).
 #pragma once
@@ -12,7 +13,7 @@ namespace flashmla::decode_few {
 
 // A thread's values in words of 16 bytes, four values of one query row each: word w is of row_of_column(w % 4), and of value columns c, c + 8,
 // c + 64 and c + 72, with c = 128 * (w / 4) + 16 warp + (lane >> 2).
-constexpr int kWords = 2 * kHalfTiles;
+constexpr int kWords = 2 * kHalfTiles;  // of half of the columns
 
 template <typename Values>
 __device__ __forceinline__ auto& value_of(Values& o, int w, int i) {
@@ -25,9 +26,12 @@ __device__ __forceinline__ float4 word_of(const Values& o, int w) {
 }
 
 // What a thread has of a tile when its warpgroups have added up: value i of o[t] is of value column 64 t + 16 warp + (lane >> 2) + 8 * (i >> 1 & 1)
-// of the warpgroup's half.
+// of the thread's columns.
+template <int kTileRows>
 struct Sums {
-  float o[kHalfTiles][8], m[kColumns], l[kColumns];
+  static constexpr int kHalves = by_rows(kTileRows) ? 2 : 1;
+  static constexpr int kWords = kHalves * decode_few::kWords;
+  float o[kHalves * kHalfTiles][8], m[kColumns], l[kColumns];
 
   // Adds other sums, relative to their own maxima.
   template <typename Read>
@@ -56,8 +60,8 @@ struct Sums {
 };
 
 // Both warpgroups' shares of a segment added up. All consumers.
-__device__ __forceinline__ void add_up(SharedStorage& sh, int wg, const float (&o)[8][8], const float (&m)[kColumns], float (&l)[kColumns],
-                                       Sums& sums) {
+__device__ __forceinline__ void add_up(SharedStorage<16>& sh, int wg, const float (&o)[8][8], const float (&m)[kColumns], float (&l)[kColumns],
+                                       Sums<16>& sums) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, thread = threadIdx.x & 127;
   ptx::bar_sync(decode::kBothConsumers, kConsumerThreads);  // what was here last has been read
 #pragma unroll
@@ -90,15 +94,40 @@ __device__ __forceinline__ void add_up(SharedStorage& sh, int wg, const float (&
   sums.add(their_m, their_l, [&](int w) { return sh.exchange[wg ^ 1][w][thread]; });
 }
 
-// 16-bit rows, turned in shared memory so that a store fills whole lines; all of a warpgroup.
+// The same where each has rows of its own: only the sums of the weights are shared out, over a warpgroup's threads.
+__device__ __forceinline__ void add_up(SharedStorage<32>& sh, int wg, const float (&o)[8][8], const float (&m)[kColumns], float (&l)[kColumns],
+                                       Sums<32>& sums) {
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
+  ptx::bar_sync(kWarpgroup0 + wg, 128);  // what was here last has been read
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+    for (int d = 4; d < 32; d <<= 1) l[c] += __shfl_xor_sync(0xffffffffu, l[c], d);
+    if (lane < 4) sh.sums[wg][warp][row_of_column(c, lane)] = l[c];
+  }
+  ptx::bar_sync(kWarpgroup0 + wg, 128);
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int row = row_of_column(c, lane);
+    sums.m[c] = m[c];
+    sums.l[c] = (sh.sums[wg][0][row] + sh.sums[wg][1][row]) + (sh.sums[wg][2][row] + sh.sums[wg][3][row]);
+  }
+#pragma unroll
+  for (int t = 0; t < 8; ++t) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums.o[t][i] = o[t][i];
+  }
+}
+
+// 16-bit rows of half of the columns, turned in shared memory so that a store fills whole lines; all of a warpgroup.
 template <typename T>
-__device__ __forceinline__ void store_rows16(const Sums& sums, const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
+__device__ __forceinline__ void store_rows16(const float (*half)[8], const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
                                              uint16_t* base) {
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, row = ((lane >> 4) << 3) + (lane & 7);
-  ptx::bar_sync(barrier, 128);  // the other warpgroup's values have been read from here
+  ptx::bar_sync(barrier, 128);  // what was here has been read
 #pragma unroll
   for (int t = 0; t < kHalfTiles; ++t) {
-    const float(&o)[8] = sums.o[t];
+    const float(&o)[8] = half[t];
     const uint32_t v[4] = {T::pack(o[0] * factor[0], o[1] * factor[1]), T::pack(o[2] * factor[0], o[3] * factor[1]),
                            T::pack(o[4] * factor[2], o[5] * factor[3]), T::pack(o[6] * factor[2], o[7] * factor[3])};
     ptx::stmatrix_x4_trans(decode::staged_chunk(area, row, t * 8 + warp * 2 + ((lane >> 3) & 1)), v);
@@ -113,60 +142,70 @@ __device__ __forceinline__ void store_rows16(const Sums& sums, const float (&fac
   }
 }
 
-// The same in f32: 16 rows of 1 KiB, whose 32-byte pieces are shuffled so that the four rows of a warp's store are in different banks.
-__device__ __forceinline__ void store_rows32(const Sums& sums, const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
+// The same in f32, some tiles of 64 columns at a time: 16 rows whose 32-byte pieces are shuffled so that the four rows of a warp's store are in
+// different banks.
+template <int kTilesAtOnce>
+__device__ __forceinline__ void store_rows32(const float (*half)[8], const float (&factor)[kColumns], uint32_t area, int barrier, int rows,
                                              float* base) {
+  constexpr int kRowBytes = kTilesAtOnce * 64 * 4;
   const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
   const auto shuffled = [](int row, int column) { return column ^ ((row >> 1 & 3) << 3); };
-  ptx::bar_sync(barrier, 128);  // the other warpgroup's values have been read from here
 #pragma unroll
-  for (int t = 0; t < kHalfTiles; ++t) {
+  for (int first = 0; first < kHalfTiles; first += kTilesAtOnce) {
+    ptx::bar_sync(barrier, 128);  // what was here has been read
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int c = column_of(i), row = row_of_column(c, lane), column = t * 64 + warp * 16 + (lane >> 2) + ((i >> 1) & 1) * 8;
-      ptx::store_shared4(area + row * 1024 + shuffled(row, column) * 4, sums.o[t][i] * factor[c]);
+    for (int t = 0; t < kTilesAtOnce; ++t) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int c = column_of(i), row = row_of_column(c, lane), column = t * 64 + warp * 16 + (lane >> 2) + ((i >> 1) & 1) * 8;
+        ptx::store_shared4(area + row * kRowBytes + shuffled(row, column) * 4, half[first + t][i] * factor[c]);
+      }
     }
-  }
-  ptx::bar_sync(barrier, 128);
+    ptx::bar_sync(barrier, 128);
 #pragma unroll
-  for (int i = 0; i < kRows / 4; ++i) {
-    const int r = i * 4 + warp;
+    for (int i = 0; i < kRows / 4; ++i) {
+      const int r = i * 4 + warp;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = half * 128 + lane * 4;
-      if (r < rows) *reinterpret_cast<uint4*>(base + r * kValueWidth + column) = ptx::load_shared16(area + r * 1024 + shuffled(r, column) * 4);
+      for (int column = lane * 4; column < kTilesAtOnce * 64; column += 128) {
+        if (r < rows) {
+          *reinterpret_cast<uint4*>(base + r * kValueWidth + first * 64 + column) = ptx::load_shared16(area + r * kRowBytes + shuffled(r, column) * 4);
+        }
+      }
     }
   }
 }
 
 // Writes the rows of a whole tile. All consumers.
-__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage& sh, const Segment& seg, int wg, const Sums& sums) {
-  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, rows = seg.shape.s_q * p.h_q;
-  const int64_t first = int64_t(seg.shape.query_start) * p.h_q;
+template <int kTileRows>
+__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage<kTileRows>& sh, const Segment& seg, int wg,
+                                           const Sums<kTileRows>& sums) {
+  constexpr bool kByRows = by_rows(kTileRows);
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, before = kByRows ? wg * kRows : 0;
+  const int rows = seg.shape.s_q * p.h_q - before;
+  const int64_t first = int64_t(seg.shape.query_start) * p.h_q + before;
   float factor[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     const int row = row_of_column(c, lane);
     factor[c] = inverse(sums.l[c]);
-    if (wg == 0 && warp == 0 && lane < 4 && row < rows) p.lse[first + row] = natural_lse(sums.m[c], sums.l[c]);
+    if ((kByRows || wg == 0) && warp == 0 && lane < 4 && row < rows) p.lse[first + row] = natural_lse(sums.m[c], sums.l[c]);
   }
-  const uint32_t area = ptx::smem_address(sh.exchange[wg ^ 1]);
-  const int64_t at = first * kValueWidth + wg * 256;
-  if (p.out_dtype == FLASHMLA_F32) {
-    store_rows32(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<float*>(p.out) + at);
-  } else if (p.out_dtype == FLASHMLA_BF16) {
-    store_rows16<Bf16>(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
-  } else {
-    store_rows16<F16>(sums, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
-  }
-}
-
-__device__ __forceinline__ void write_words(float4* words, const Sums& sums) {
+  const uint32_t area = ptx::smem_address(sh.exchange[kByRows ? wg : wg ^ 1]);
 #pragma unroll
-  for (int w = 0; w < kWords; ++w) __stcg(words + w * kConsumerThreads, word_of(sums.o, w));
+  for (int h = 0; h < sums.kHalves; ++h) {
+    const float(*half)[8] = sums.o + h * kHalfTiles;
+    const int64_t at = first * kValueWidth + (kByRows ? h : wg) * 256;
+    if (p.out_dtype == FLASHMLA_F32) {
+      store_rows32<kByRows ? 2 : 4>(half, factor, area, kWarpgroup0 + wg, rows, static_cast<float*>(p.out) + at);
+    } else if (p.out_dtype == FLASHMLA_BF16) {
+      store_rows16<Bf16>(half, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
+    } else {
+      store_rows16<F16>(half, factor, area, kWarpgroup0 + wg, rows, static_cast<uint16_t*>(p.out) + at);
+    }
+  }
 }
 
-// A part for mla_combine_few: for each query row c of a thread its eight values in f16, 16 bytes, and the power of two that takes their scale
+// 16 rows of a part for mla_combine_few, of which a part of more has as many: for each query row c of a thread its eight values in f16, 16 bytes, and the power of two that takes their scale
 // back, as the exponent of a float32.
 struct Part {
   uint4 words[kColumns][kConsumerThreads];
@@ -178,26 +217,32 @@ __device__ __forceinline__ int column_of_thread(int thread) { return (thread >> 
 __device__ constexpr int column_of_value(int i) { return (i >> 1) * 64 + (i & 1) * 8; }
 
 // Writes a part. All consumers.
-__device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, int rows, const Sums& sums) {
-  const int thread = threadIdx.x, lane = thread & 31;
-  Part& part = static_cast<Part*>(p.partial_out)[slot];
-  uint32_t exponents = 0;
+template <int kTileRows>
+__device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, int rows, const Sums<kTileRows>& sums) {
+  constexpr bool kByRows = by_rows(kTileRows);
+  const int wg = threadIdx.x >> 7, lane = threadIdx.x & 31, before = kByRows ? wg * kRows : 0;
+  Part& part = static_cast<Part*>(p.partial_out)[kByRows ? slot * 2 + wg : slot];
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    const auto value = [&](int i) { return value_of(sums.o, (i >> 2) * kColumns + c, i & 3); };
-    float largest = fabsf(value(0));
+  for (int h = 0; h < sums.kHalves; ++h) {
+    const int thread = kByRows ? h * 128 + (threadIdx.x & 127) : threadIdx.x;  // that has these columns of 16 rows
+    uint32_t exponents = 0;
 #pragma unroll
-    for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
-    const decode::HalfScale scale(largest);
-    const float factor = scale.factor();
-    const auto pack = [&](int i) { return F16::pack(value(i) * factor, value(i + 1) * factor); };
-    if (row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], make_uint4(pack(0), pack(2), pack(4), pack(6)));
-    exponents |= scale.exponent << (8 * c);
+    for (int c = 0; c < kColumns; ++c) {
+      const auto value = [&](int i) { return value_of(sums.o, h * kWords + (i >> 2) * kColumns + c, i & 3); };
+      float largest = fabsf(value(0));
+#pragma unroll
+      for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
+      const decode::HalfScale scale(largest);
+      const float factor = scale.factor();
+      const auto pack = [&](int i) { return F16::pack(value(i) * factor, value(i + 1) * factor); };
+      if (before + row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], make_uint4(pack(0), pack(2), pack(4), pack(6)));
+      exponents |= scale.exponent << (8 * c);
+    }
+    __stcg(reinterpret_cast<uint32_t*>(part.exponents[thread]), exponents);
   }
-  __stcg(reinterpret_cast<uint32_t*>(part.exponents[thread]), exponents);
-  if (thread >= 4) return;
+  if ((kByRows ? threadIdx.x & 127 : threadIdx.x) >= 4) return;
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) p.partial_lse[slot * kRows + row_of_column(c, thread)] = make_float2(sums.m[c], sums.l[c]);
+  for (int c = 0; c < kColumns; ++c) p.partial_lse[slot * kTileRows + before + row_of_column(c, lane)] = make_float2(sums.m[c], sums.l[c]);
 }
 
 }  // namespace flashmla::decode_few

@@ -3,7 +3,8 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { hostProgram } from '../testing/host-program'
 
-const PART_WORDS = 1024
+/** Words of a part of 16 query rows, and of 32. */
+const PART_WORDS = [1024, 2048]
 const program = hostProgram('pieces')
 
 interface Piece {
@@ -23,7 +24,7 @@ function piecesOf(cases: readonly (readonly number[])[]): Piece[][] {
 }
 
 /** Every word of every one of the entries once, by pieces that a block of 128 threads can take. */
-function check(pieces: readonly Piece[], entries: readonly number[]): void {
+function check(partWords: number, pieces: readonly Piece[], entries: readonly number[]): void {
   const taken = new Map(entries.map((entry) => [entry, 0]))
   const places = new Set<string>()
   for (const { entry, first, words } of pieces) {
@@ -34,7 +35,7 @@ function check(pieces: readonly Piece[], entries: readonly number[]): void {
   }
   expect(places.size).toBe(pieces.filter(({ entry }) => entry >= 0).length)
   expect([...taken.keys()]).toEqual([...entries])
-  expect([...taken.values()].every((words) => words === PART_WORDS)).toBe(true)
+  expect([...taken.values()].every((words) => words === partWords)).toBe(true)
 }
 
 describe.skipIf(!program)(
@@ -51,16 +52,17 @@ describe.skipIf(!program)(
         }),
       )
       const blocks = fc.integer({ min: 128, max: 400 })
+      const part = fc.constantFrom(...PART_WORDS)
       fc.assert(
-        fc.property(fc.array(fc.tuple(blocks, active), { minLength: 20, maxLength: 20 }), (cases) => {
-          const found = piecesOf(cases.map(([n, masks]) => [n, ...masks]))
-          for (const [i, [n, masks]] of cases.entries()) {
+        fc.property(fc.array(fc.tuple(part, blocks, active), { minLength: 20, maxLength: 20 }), (cases) => {
+          const found = piecesOf(cases.map(([words, n, masks]) => [words, n, ...masks]))
+          for (const [i, [partWords, n, masks]] of cases.entries()) {
             const entries = Array.from({ length: 128 }, (_, bit) => bit).filter(
               (bit) => (masks[bit >> 5]! >>> (bit & 31)) & 1,
             )
-            check(found[i]!, entries)
+            check(partWords, found[i]!, entries)
             const most = Math.min(Math.floor(n / Math.max(entries.length, 1)), 128)
-            const pieces = entries.length > 0 ? PART_WORDS / found[i]![0]!.words : most
+            const pieces = entries.length > 0 ? partWords / found[i]![0]!.words : most
             expect(pieces > most / 2 && pieces <= most).toBe(true)
           }
         }),
@@ -69,11 +71,14 @@ describe.skipIf(!program)(
     })
 
     test('cover every entry where all have as many', () => {
-      const cases = [1, 2, 4, 8, 16, 32, 64, 128].flatMap((pieces) => [1, 3, 132].map((entries) => [entries, pieces]))
+      const cases = [1, 2, 4, 8, 16, 32, 64, 128].flatMap((pieces) =>
+        [1, 3, 132].flatMap((entries) => PART_WORDS.map((words) => [words, entries, pieces])),
+      )
       for (const [i, found] of piecesOf(cases).entries())
         check(
+          cases[i]![0]!,
           found,
-          Array.from({ length: cases[i]![0]! }, (_, entry) => entry),
+          Array.from({ length: cases[i]![1]! }, (_, entry) => entry),
         )
     })
   },

@@ -34,8 +34,13 @@ test.each([
   [{ pageSize: 128 }, '_merge'],
   [{ kvRowStride: 584 }, '_merge'],
   [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
-  [{ batch: 44, hQ: 17 }, '_merge'],
-  [{ batch: 43, hQ: 17 }, '_share'],
+  [{ batch: 44, hQ: 33 }, '_merge'],
+  [{ batch: 43, hQ: 33 }, '_share'],
+  [{ batch: 44, hQ: 17 }, '_few32_merge'],
+  [{ batch: 43, hQ: 17 }, '_few32'],
+  [{ batch: 1, hQ: 32 }, '_few32'],
+  [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 44 }, '_few32_merge'],
+  [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 43 }, '_few32'],
   [{ batch: 1, hQ: 64 }, ''],
   [{ batch: 1, hQ: 64, totalQueries: 1 }, ''],
   [{ batch: 1, hQ: 65 }, '_share'],
@@ -82,20 +87,27 @@ test('up to 16 rows a sequence: tiles of 16, whose parts are handed over by what
   const none = { partial_lse: 0, splits: 0, parts_ready: 0 }
   expect(found.workspace).toEqual({ ...none, partial_out: 132 * 10 * 256 * 16 })
   expect(found.filled).toEqual({ partial_out: 255 })
+  const twice = plan({ hQ: 32 })
+  expect(twice).toMatchObject({ symbol: 'mla_decode_bf16_few32_merge', tileRows: 32, tilesPerGroup: 1, groups: 1 })
+  expect(twice.workspace).toEqual({ ...none, partial_out: 132 * 18 * 256 * 16 })
+  expect(twice.filled).toEqual({ partial_out: 255 })
 })
 
-test('up to 16 rows, parts are merged by small blocks: pieces of a tile, and of what a ragged plan has', () => {
-  const combineOf = (overrides: Partial<DecodeShape>) => plan({ hQ: 16, ...overrides }).combine
-  const by = (...grid: number[]) => ({ symbol: 'mla_combine_few', grid })
-  expect(combineOf({ batch: 1 })).toEqual(by(1, 128, 1))
-  expect(combineOf({ batch: 4 })).toEqual(by(4, 64, 1))
-  expect(combineOf({ batch: 8 })).toEqual(by(8, 32, 1))
-  expect(combineOf({ batch: 20 })).toEqual(by(20, 8, 1))
-  expect(combineOf({ batch: 43 })).toEqual(by(43, 4, 1))
-  expect(combineOf({ batch: 64, totalQueries: 4 })).toEqual({ symbol: 'mla_combine_few_ragged', grid: [264, 1, 1] })
-  expect(plan({ batch: 8, hQ: 16 })).toMatchObject({ splitByTile: true, filled: {} })
-  expect(plan({ batch: 8, hQ: 16 }).workspace.partial_out).toBe(2 * 132 * (16 * 512 * 2 + 1024))
-})
+test.each([16, 32])(
+  'up to %i rows, parts are merged by small blocks: pieces of a tile, and of what a ragged plan has',
+  (hQ) => {
+    const combineOf = (overrides: Partial<DecodeShape>) => plan({ hQ, ...overrides }).combine
+    const by = (...grid: number[]) => ({ symbol: 'mla_combine_few', grid })
+    expect(combineOf({ batch: 1 })).toEqual(by(1, 128, 1))
+    expect(combineOf({ batch: 4 })).toEqual(by(4, 64, 1))
+    expect(combineOf({ batch: 8 })).toEqual(by(8, 32, 1))
+    expect(combineOf({ batch: 20 })).toEqual(by(20, 8, 1))
+    expect(combineOf({ batch: 43 })).toEqual(by(43, 4, 1))
+    expect(combineOf({ batch: 64, totalQueries: 4 })).toEqual({ symbol: 'mla_combine_few_ragged', grid: [264, 1, 1] })
+    expect(plan({ batch: 8, hQ })).toMatchObject({ splitByTile: true, filled: {} })
+    expect(plan({ batch: 8, hQ }).workspace.partial_out).toBe(2 * 132 * (hQ / 16) * (16 * 512 * 2 + 1024))
+  },
+)
 
 test('tiles of many parts are merged by all their blocks: rows in f16, what is waited for, and two flags a block', () => {
   const found = plan({ batch: 8 })
@@ -112,8 +124,8 @@ test('tiles of many parts are merged by all their blocks: rows in f16, what is w
 })
 
 test('mla_combine merges a single tile, and what is gathered: a block for half a row, or two blocks a multiprocessor', () => {
-  const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine', grid: [1, 17, 2] } }
-  expect(plan({ batch: 1, hQ: 17 })).toMatchObject({ workers: 132, ...halfRows })
+  const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine_f16', grid: [1, 33, 2] } }
+  expect(plan({ batch: 1, hQ: 33 })).toMatchObject({ workers: 132, ...halfRows })
   const gathered = (overrides: Partial<DecodeShape>) => plan({ pageSize: 1, ...overrides })
   expect(gathered({ batch: 4, hQ: 17, totalQueries: 4 })).toMatchObject({
     splitByTile: true,
@@ -138,7 +150,7 @@ test('parts of more than 32 rows are kept for mla_combine in f16, by the Hopper 
   const lse = 2 * 132 * 64 * 8
   const f16 = plan({ batch: 1, hQ: 33 })
   expect([f16.combine!.symbol, f16.workspace.partial_out]).toEqual(['mla_combine_f16', lse * 128])
-  const f32 = plan({ batch: 1, hQ: 16, sQ: 2 })
+  const f32 = plan({ batch: 1, hQ: 16, sQ: 2, pageSize: 1 })
   expect([f32.combine!.symbol, f32.workspace.partial_out]).toEqual(['mla_combine', lse * 256])
   expect(plan({ hQ: 128 }, 'compute_80').combine!.symbol).toBe('mla_combine')
 })
@@ -181,7 +193,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(found.splitByTile).toBe(groups <= groupWorkers)
         expect(/_(merge|share)$/.test(found.symbol)).toBe(found.combine === undefined)
         if (found.symbol.endsWith('_share')) {
-          expect([rows > 16, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
+          expect([rows > 32, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
           expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
           expect(found.workspace.partial_lse).toBe(2 * found.workers * 64 * 8)
           expect(found.workspace.parts_ready).toBe(2 * found.workers * 4)
@@ -190,22 +202,23 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         if (!found.combine) {
           // No more than about three parts a tile, were all of them equal.
           expect(3 * groups).toBeGreaterThanOrEqual(groupWorkers)
-          const few = rows <= 16
-          expect(found.workspace.partial_out).toBe(found.workers * (few ? 10 : 18) * 256 * 16)
+          const few = rows <= 32
+          expect(found.workspace.partial_out).toBe(found.workers * (rows <= 16 ? 10 : 18) * 256 * 16)
           expect(found.workspace.parts_ready).toBe(few ? 0 : found.workers * 4)
           expect(found.filled).toEqual(few ? { partial_out: 255 } : { parts_ready: 0 })
           return
         }
         const [entries, combineBlocks, z] = found.combine.grid
         const beside = { partial_lse: 2 * found.workers * found.tileRows * 8, splits: groupWorkers * SPLIT_BYTES }
-        if (found.symbol.endsWith('_few')) {
+        if (/_few(32)?$/.test(found.symbol)) {
           // What stands beside a decode block: two of them a multiprocessor, each a piece of a tile or of what there is.
           expect(entries * combineBlocks * z).toBeLessThanOrEqual(2 * multiprocessors)
           expect([1, 2, 4, 8, 16, 32, 64, 128]).toContain(combineBlocks)
           expect(entries).toBe(ragged ? 2 * multiprocessors : groups)
           expect(ragged ? shape.batch : 1).toBeLessThanOrEqual(128)
           expect(found.splitByTile).toBe(true)
-          expect(found.workspace).toEqual({ ...beside, partial_out: 2 * found.workers * 17408, parts_ready: 0 })
+          const part = (found.tileRows / 16) * 17408
+          expect(found.workspace).toEqual({ ...beside, partial_out: 2 * found.workers * part, parts_ready: 0 })
           return
         }
         expect(entries).toBe(found.splitByTile ? groups : groupWorkers)

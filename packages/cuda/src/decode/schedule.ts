@@ -6,12 +6,13 @@ import { SPLIT_BYTES } from '../kernels/params'
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
-/** Query rows of a sequence that the kernel for few of them takes. */
+/** Query rows of a sequence that the kernels for few of them take. */
 const FEW_ROWS = 16
+const FEW_ROWS_32 = 32
 /** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
 const PART_BYTES = 18 * 256 * 16
 const PART_BYTES_FEW = 10 * 256 * 16
-/** Bytes of a part that a kernel beside the decode merges, of few rows: 16 rows in f16, and an exponent for every eight values. */
+/** Bytes of 16 rows of a part that a kernel beside the decode merges, of few rows: f16, and an exponent for every eight values. */
 const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
 /** A block of that kernel takes 8 of a part's 1024 words or more. */
 const MOST_PIECES_LOG2 = 7
@@ -80,7 +81,8 @@ export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']):
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
   const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
   if (!paged) return `mla_decode_${dtype}_gather`
-  return sQ * hQ <= FEW_ROWS ? `mla_decode_${dtype}_few` : `mla_decode_${dtype}`
+  const form = sQ * hQ <= FEW_ROWS ? '_few' : sQ * hQ <= FEW_ROWS_32 ? '_few32' : ''
+  return `mla_decode_${dtype}${form}`
 }
 
 export interface DecodeSchedule {
@@ -123,7 +125,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const groups = Math.ceil(tiles / tilesPerGroup)
   const allGroups = shape.batch * groups
   const groupWorkers = workers / tilesPerGroup
-  const few = entry.symbol.endsWith('_few')
+  const few = !portable && tileRows <= FEW_ROWS_32
   const splitByTile = allGroups <= groupWorkers
   const grids = {
     workers,
@@ -144,7 +146,12 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
   const pairs = PAIRED_PARTS * expected >= groupWorkers || (few && !looksThrough)
   if (hopper && pairs) {
-    return { ...grids, firstLead: few ? 0 : FIRST_LEAD, symbol: `${entry.symbol}_merge`, ...handedOver(few, workers) }
+    return {
+      ...grids,
+      firstLead: few ? 0 : FIRST_LEAD,
+      symbol: `${entry.symbol}_merge`,
+      ...handedOver(few, workers, tileRows),
+    }
   }
   // A single tile has too few rows for all blocks.
   if (hopper && !few && shape.batch * tiles > 1) {
@@ -160,7 +167,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       combine: ragged
         ? { symbol: 'mla_combine_few_ragged', grid: [most, 1, 1] }
         : { symbol: 'mla_combine_few', grid: fewGrid(entries, most) },
-      workspace: { ...combined, partial_out: 2 * workers * PART_BYTES_BESIDE },
+      workspace: { ...combined, partial_out: ((2 * workers * tileRows) / 16) * PART_BYTES_BESIDE },
       filled: {},
     }
   }
@@ -183,12 +190,13 @@ function expectedTiles({ batch, totalQueries = batch }: DecodeShape): number {
 }
 
 /** Work memory of parts that a block hands over to another, which waits for a flag, or for something else than a NaN that nothing yields. */
-function handedOver(few: boolean, workers: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
+function handedOver(few: boolean, workers: number, tileRows: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
   const none = { partial_lse: 0, splits: 0 }
+  const bytes = few && tileRows === FEW_ROWS ? PART_BYTES_FEW : PART_BYTES
   return few
-    ? { workspace: { ...none, partial_out: workers * PART_BYTES_FEW, parts_ready: 0 }, filled: { partial_out: 0xff } }
+    ? { workspace: { ...none, partial_out: workers * bytes, parts_ready: 0 }, filled: { partial_out: 0xff } }
     : {
-        workspace: { ...none, partial_out: workers * PART_BYTES, parts_ready: workers * 4 },
+        workspace: { ...none, partial_out: workers * bytes, parts_ready: workers * 4 },
         filled: { parts_ready: 0 },
       }
 }
