@@ -89,8 +89,7 @@ const modules = [
       ...['bf16', 'f16'].flatMap((type) =>
         ['', '_merge'].map((kind) => decodeFew32(`mla_decode_${type}_few32${kind}`)),
       ),
-      plain('mla_combine_few', 128),
-      plain('mla_combine_few_ragged', 128),
+      ...['few', 'few32'].flatMap((rows) => ['', '_ragged'].map((kind) => plain(`mla_combine_${rows}${kind}`, 128))),
     ],
   },
   {

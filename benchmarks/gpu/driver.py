@@ -147,7 +147,7 @@ class Decode:
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
-        size = workers * (10 if few_rows and tile_rows == 16 else 18) * 256 * 4 if merges else 2 * workers * tile_rows * 512
+        size = workers * {16: 7, 32: 11, 64: 18}[tile_rows] * 256 * 4 if merges else 2 * workers * tile_rows * 512
         if few_rows and not merges:
             size = 2 * workers * tile_rows // 16 * (16 * 512 * 2 + 4 * 256) // 4
         self.partial = torch.full((size * part.itemsize,), 0xff, dtype=torch.uint8, device='cuda')
@@ -171,7 +171,7 @@ class Decode:
         if few_rows:
             pieces = next(n for n in (128, 64, 32, 16, 8, 4, 2, 1) if entries * n <= 2 * sms or n == 1)
             self.combine_grid = (2 * sms, 1, 1) if ragged else (entries, pieces, 1)
-        self.combine = None if merges or shares else ('mla_combine_few' + '_ragged' * ragged) if few_rows else (
+        self.combine = None if merges or shares else (f'mla_combine_few{tile_rows if tile_rows > 16 else ""}' + '_ragged' * ragged) if few_rows else (
             'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]
         if not portable:

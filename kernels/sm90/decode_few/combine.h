@@ -42,7 +42,7 @@ struct WordSum {
   }
 };
 
-// Which word of a part it is, and its row: `part` of the 16 rows that it is of, `row` of the tile.
+// Which word of a part it is, and its row: `part` is which 16 rows it is of, `row` is of the tile.
 struct WordPlace {
   int thread, c, part, row;
   __device__ __forceinline__ explicit WordPlace(int word)
@@ -51,9 +51,11 @@ struct WordPlace {
         part(word / kPartWords),
         row(part * kRows + row_of_column(c, thread & 31)) {}
 };
-__device__ __forceinline__ int part_words(const MlaDecodeParams& p) { return p.tile_rows / kRows * kPartWords; }
+template <int kTileRows>
+constexpr int kWordsOfParts = kTileRows / kRows * kPartWords;
 
 // Parts first, first + step, ... of a word.
+template <int kTileRows>
 __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace& place) {
   constexpr int kBatch = 5;
   WordSum sum = {{}, -INFINITY, 0.f};
@@ -65,10 +67,10 @@ __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int i = min(base + u * step, splits - 1), slot = partial_slot(first_worker + i, i == 0);
-      const Part& part = static_cast<const Part*>(p.partial_out)[slot * (unsigned(p.tile_rows) / kRows) + place.part];
+      const Part& part = static_cast<const Part*>(p.partial_out)[slot * (kTileRows / kRows) + place.part];
       word[u] = __ldcg(&part.words[place.c][place.thread]);
       exponent[u] = __ldcg(&part.exponents[place.thread][place.c]);
-      of_row[u] = __ldcg(p.partial_lse + slot * p.tile_rows + place.row);
+      of_row[u] = __ldcg(p.partial_lse + slot * kTileRows + place.row);
     }
     float most = sum.m;
 #pragma unroll
@@ -121,13 +123,13 @@ __device__ __forceinline__ bool has_parts(const MlaDecodeParams& p, int seq) {
 }
 
 // The block's piece of what a sequence for each thread says is there to merge. All of the block.
-__device__ __forceinline__ Piece piece_of_block(const MlaDecodeParams& p, bool active) {
+__device__ __forceinline__ Piece piece_of_block(int words, bool active) {
   __shared__ uint32_t of_warp[kCombineThreads / 32];
   const uint32_t mask = __ballot_sync(0xffffffffu, active);
   __syncthreads();
   if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = mask;
   __syncthreads();
-  return piece_of_active(part_words(p), of_warp, blockIdx.x, gridDim.x);
+  return piece_of_active(words, of_warp, blockIdx.x, gridDim.x);
 }
 
 // What is there to merge, as it stands in memory.
@@ -153,7 +155,7 @@ __device__ __forceinline__ MlaSplit guess_split(const MlaDecodeParams& p, int en
 
 // Merges a piece of what `split` says. Its parts are asked for as `guess` says first; false, with nothing written, where that is something else
 // or others(), the same for all of the block, says so.
-template <typename Others>
+template <int kTileRows, typename Others>
 __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& guess, const MlaSplit& split,
                                       const Others& others) {
   __shared__ WordSum shared[kCombineThreads];
@@ -164,7 +166,7 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
     const WordPlace place(first + (thread & (width - 1)));
     // Rows that aren't there are not read.
     const int splits = place.row < guess.rows ? guess.splits : 0;
-    WordSum sum = sum_parts(p, guess.first_worker, splits, group, groups, place);
+    WordSum sum = sum_parts<kTileRows>(p, guess.first_worker, splits, group, groups, place);
     const bool right = guess.splits == split.splits && guess.first_worker == split.first_worker && guess.rows == split.rows;
     if (first == piece.first && (others() || !right)) return false;
     if (split.splits < 2) return true;
@@ -184,30 +186,32 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
 }
 
 // blockIdx.x is the entry, blockIdx.y the piece.
+template <int kTileRows>
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
-  const Piece piece = piece_of(part_words(p), blockIdx.x, blockIdx.y, gridDim.y);
+  const Piece piece = piece_of(kWordsOfParts<kTileRows>, blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
 #pragma unroll 1
-  while (!merge(p, piece, guess, split, [] { return false; })) guess = split;
+  while (!merge<kTileRows>(p, piece, guess, split, [] { return false; })) guess = split;
 }
 
 // Of ragged queries: a plan is for more sequences than most steps have.
+template <int kTileRows>
 __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
-  Piece piece = piece_of_block(p, active);
+  Piece piece = piece_of_block(kWordsOfParts<kTileRows>, active);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
   MlaSplit split = read_split(p, piece.entry);
 #pragma unroll 1
-  while (!merge(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
+  while (!merge<kTileRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
-    piece = piece_of_block(p, active);
+    piece = piece_of_block(kWordsOfParts<kTileRows>, active);
     guess = split = read_split(p, piece.entry);
   }
 }

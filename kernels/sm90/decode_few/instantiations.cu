@@ -21,10 +21,12 @@ MLA_DECODE_FEW(mla_decode_bf16_few32_merge, Bf16, 32, true, decode_few::kThreads
 MLA_DECODE_FEW(mla_decode_f16_few32, F16, 32, false, 512)
 MLA_DECODE_FEW(mla_decode_f16_few32_merge, F16, 32, true, decode_few::kThreads)
 
-extern "C" __global__ void __launch_bounds__(decode_few::kCombineThreads, 8) mla_combine_few(const __grid_constant__ MlaDecodeParams p) {
-  decode_few::combine(p);
-}
-extern "C" __global__ void __launch_bounds__(decode_few::kCombineThreads, 8)
-    mla_combine_few_ragged(const __grid_constant__ MlaDecodeParams p) {
-  decode_few::combine_ragged(p);
-}
+#define MLA_COMBINE_FEW(name, combine, rows)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(decode_few::kCombineThreads, 8) name(const __grid_constant__ MlaDecodeParams p) {      \
+    decode_few::combine<rows>(p);                                                                                                     \
+  }
+
+MLA_COMBINE_FEW(mla_combine_few, combine, 16)
+MLA_COMBINE_FEW(mla_combine_few_ragged, combine_ragged, 16)
+MLA_COMBINE_FEW(mla_combine_few32, combine, 32)
+MLA_COMBINE_FEW(mla_combine_few32_ragged, combine_ragged, 32)

@@ -216,6 +216,20 @@ struct Part {
 __device__ __forceinline__ int column_of_thread(int thread) { return (thread >> 7) * (kValueWidth / 2) + ((thread >> 5) & 3) * 16 + ((thread & 31) >> 2); }
 __device__ constexpr int column_of_value(int i) { return (i >> 1) * 64 + (i & 1) * 8; }
 
+// A thread's values of query row c in half h of its columns as f16, and the exponent that takes their scale back.
+template <int kTileRows>
+__device__ __forceinline__ uint4 pack_values(const Sums<kTileRows>& sums, int h, int c, uint32_t& exponent) {
+  const auto value = [&](int i) { return value_of(sums.o, h * kWords + (i >> 2) * kColumns + c, i & 3); };
+  float largest = fabsf(value(0));
+#pragma unroll
+  for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
+  const decode::HalfScale scale(largest);
+  const float factor = scale.factor();
+  const auto pack = [&](int i) { return F16::pack(value(i) * factor, value(i + 1) * factor); };
+  exponent = scale.exponent;
+  return make_uint4(pack(0), pack(2), pack(4), pack(6));
+}
+
 // Writes a part. All consumers.
 template <int kTileRows>
 __device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, int rows, const Sums<kTileRows>& sums) {
@@ -228,15 +242,10 @@ __device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, i
     uint32_t exponents = 0;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const auto value = [&](int i) { return value_of(sums.o, h * kWords + (i >> 2) * kColumns + c, i & 3); };
-      float largest = fabsf(value(0));
-#pragma unroll
-      for (int i = 1; i < 8; ++i) largest = fmaxf(largest, fabsf(value(i)));
-      const decode::HalfScale scale(largest);
-      const float factor = scale.factor();
-      const auto pack = [&](int i) { return F16::pack(value(i) * factor, value(i + 1) * factor); };
-      if (before + row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], make_uint4(pack(0), pack(2), pack(4), pack(6)));
-      exponents |= scale.exponent << (8 * c);
+      uint32_t exponent;
+      const uint4 values = pack_values(sums, h, c, exponent);
+      if (before + row_of_column(c, lane) < rows) __stcg(&part.words[c][thread], values);
+      exponents |= exponent << (8 * c);
     }
     __stcg(reinterpret_cast<uint32_t*>(part.exponents[thread]), exponents);
   }

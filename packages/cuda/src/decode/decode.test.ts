@@ -124,7 +124,7 @@ test('a plan of few rows loads tiles of 16 queries, and its parts are nothing at
   expect(api.launches.map(({ symbol }) => symbol)).toEqual(Array(2).fill('mla_decode_bf16_few_merge'))
   const view = new DataView(api.launches[0]!.parameters[0]!.buffer)
   const at = (name: string) => view.getBigUint64((MlaDecodeParams.offsets as Map<string, number>).get(name)!, true)
-  expect(api.called('cuMemsetD8Async')).toEqual([[at('partial_out'), 255, 132 * 10 * 256 * 16, expect.anything()]])
+  expect(api.called('cuMemsetD8Async')).toEqual([[at('partial_out'), 255, 132 * 7 * 256 * 16, expect.anything()]])
   const queries = api.called('cuTensorMapEncodeTiled').filter(([, , rank]) => rank === 3)
   expect(queries.map((call) => Buffer.from(call[6] as Uint8Array).readUInt32LE(4))).toEqual([16])
   plan[Symbol.dispose]()

@@ -11,7 +11,8 @@ const FEW_ROWS = 16
 const FEW_ROWS_32 = 32
 /** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
 const PART_BYTES = 18 * 256 * 16
-const PART_BYTES_FEW = 10 * 256 * 16
+const PART_BYTES_FEW = 7 * 256 * 16
+const PART_BYTES_FEW_32 = 11 * 256 * 16
 /** Bytes of 16 rows of a part that a kernel beside the decode merges, of few rows: f16, and an exponent for every eight values. */
 const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
 /** A block of that kernel takes 8 of a part's 1024 words or more. */
@@ -101,7 +102,7 @@ export interface DecodeSchedule {
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
-    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | `mla_combine_few${'' | '_ragged'}`
+    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | `mla_combine_few${'' | '32'}${'' | '_ragged'}`
     readonly grid: CombineGrid
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
@@ -161,12 +162,13 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const most = 2 * device.multiprocessors
   const combined = { partial_lse: 2 * workers * tileRows * 8, splits: groupWorkers * SPLIT_BYTES, parts_ready: 0 }
   if (few) {
+    const combineFew = tileRows === FEW_ROWS ? 'mla_combine_few' : 'mla_combine_few32'
     return {
       ...grids,
       symbol: entry.symbol,
       combine: ragged
-        ? { symbol: 'mla_combine_few_ragged', grid: [most, 1, 1] }
-        : { symbol: 'mla_combine_few', grid: fewGrid(entries, most) },
+        ? { symbol: `${combineFew}_ragged`, grid: [most, 1, 1] }
+        : { symbol: combineFew, grid: fewGrid(entries, most) },
       workspace: { ...combined, partial_out: ((2 * workers * tileRows) / 16) * PART_BYTES_BESIDE },
       filled: {},
     }
@@ -192,7 +194,7 @@ function expectedTiles({ batch, totalQueries = batch }: DecodeShape): number {
 /** Work memory of parts that a block hands over to another, which waits for a flag, or for something else than a NaN that nothing yields. */
 function handedOver(few: boolean, workers: number, tileRows: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
   const none = { partial_lse: 0, splits: 0 }
-  const bytes = few && tileRows === FEW_ROWS ? PART_BYTES_FEW : PART_BYTES
+  const bytes = !few ? PART_BYTES : tileRows === FEW_ROWS ? PART_BYTES_FEW : PART_BYTES_FEW_32
   return few
     ? { workspace: { ...none, partial_out: workers * bytes, parts_ready: 0 }, filled: { partial_out: 0xff } }
     : {
