@@ -137,7 +137,7 @@ class Decode:
         # Few parts a tile: the decode kernel merges them itself. Of a ragged plan's sequences all but one may be empty.
         ragged = query_start is not None
         expected = min(b, t) if few_rows else groups // b if ragged else groups
-        few_parts = 3 * expected >= workers // group or few_rows and ragged and (not by_tile or b > 128)
+        few_parts = (4 * expected > workers if few_rows else 3 * expected >= workers // group) or few_rows and ragged and (not by_tile or b > 128)
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
         if few_rows and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences

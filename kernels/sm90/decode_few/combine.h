@@ -43,12 +43,13 @@ struct WordSum {
 };
 
 // Which word of a part it is, and its row: `part` is which 16 rows it is of, `row` is of the tile.
+template <int kTileRows>
 struct WordPlace {
-  int thread, c, part, row;
+  int thread, part, c, row;
   __device__ __forceinline__ explicit WordPlace(int word)
       : thread(word % kConsumerThreads),
-        c(word / kConsumerThreads % kColumns),
-        part(word / kPartWords),
+        part(kTileRows > kRows ? word / kPartWords : 0),
+        c(word / kConsumerThreads - part * kColumns),
         row(part * kRows + row_of_column(c, thread & 31)) {}
 };
 template <int kTileRows>
@@ -56,7 +57,7 @@ constexpr int kWordsOfParts = kTileRows / kRows * kPartWords;
 
 // Parts first, first + step, ... of a word.
 template <int kTileRows>
-__device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace& place) {
+__device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace<kTileRows>& place) {
   constexpr int kBatch = 5;
   WordSum sum = {{}, -INFINITY, 0.f};
 #pragma unroll 1
@@ -95,7 +96,8 @@ __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first
   return sum;
 }
 
-__device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSplit& split, const WordSum& sum, const WordPlace& place) {
+template <int kTileRows>
+__device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSplit& split, const WordSum& sum, const WordPlace<kTileRows>& place) {
   const float factor = inverse(sum.l);
   const int64_t row = split.out_row + place.row;
   const int column = column_of_thread(place.thread);
@@ -163,7 +165,7 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   const int thread = threadIdx.x, group = thread >> shift;
 #pragma unroll 1
   for (int first = piece.first; first < piece.first + piece.words; first += width) {
-    const WordPlace place(first + (thread & (width - 1)));
+    const WordPlace<kTileRows> place(first + (thread & (width - 1)));
     // Rows that aren't there are not read.
     const int splits = place.row < guess.rows ? guess.splits : 0;
     WordSum sum = sum_parts<kTileRows>(p, guess.first_worker, splits, group, groups, place);

@@ -29,21 +29,22 @@ struct Consumer {
   const MlaDecodeParams& p;
   Storage& sh;
   const int wg, warp, lane, barrier;
-  int buffer;                 // of the block
-  uint32_t parities = 0;      // of what fills the buffers, a bit each
+  int next_buffer = 0;    // where they share the rows
+  uint32_t parities = 0;  // of what fills the buffer, or the buffers, a bit each
   uint32_t q_parity = 0, turn = 0;
   int segment = 0;
 
   __device__ Consumer(const MlaDecodeParams& p_, Storage& sh_, int wg_)
-      : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31), barrier(kWarpgroup0 + wg_), buffer(wg_) {}
+      : p(p_), sh(sh_), wg(wg_), warp((threadIdx.x >> 5) & 3), lane(threadIdx.x & 31), barrier(kWarpgroup0 + wg_) {}
 
   __device__ __forceinline__ void release(uint64_t& bar) {
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(ptx::smem_address(&bar));
   }
   __device__ __forceinline__ void wait_unit(int unit) {
-    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer][unit]), (parities >> buffer) & 1);
+    ptx::mbarrier_wait(ptx::smem_address(&sh.full[buffer()][unit]), kByRows ? (parities >> next_buffer) & 1 : parities);
   }
+  __device__ __forceinline__ int buffer() const { return kByRows ? next_buffer : wg; }
   // The half of a buffer that comes and is freed first, where halves are 0 and 1.
   __device__ __forceinline__ int first_half() const { return kByRows ? 0 : wg; }
   __device__ __forceinline__ const decode::Note& next_note() {
@@ -59,7 +60,7 @@ struct Consumer {
   __device__ __forceinline__ void scores(float (&s)[8]) {
     using namespace ptx;
     const uint64_t q_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.q[0][kByRows ? wg : 0]), 0), 16, 1024);
-    const uint64_t k_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer][0]), 0), 16, 1024);
+    const uint64_t k_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer()][0]), 0), 16, 1024);
     constexpr int kQueryBytes = sizeof(sh.q[0]);
     float s2[8];
     wait_unit(decode::unit_of_tile(kRopeTile));
@@ -99,7 +100,7 @@ struct Consumer {
     if (__builtin_expect(valid >= kBlockTokens, 1)) return;
     for (int i = threadIdx.x & 127; i < (kBlockTokens - valid) * 64; i += 128) {
       const int row = valid + (i >> 6), tile = (i >> 3) & 7, chunk = i & 7;
-      ptx::store_shared_zero16(ptx::smem_address(sh.kv[buffer][tile]) + row * 128 + chunk * 16);
+      ptx::store_shared_zero16(ptx::smem_address(sh.kv[buffer()][tile]) + row * 128 + chunk * 16);
     }
   }
 
@@ -176,7 +177,7 @@ struct Consumer {
   __device__ __forceinline__ void values(float (&o)[8][8]) {
     using namespace ptx;
     const uint64_t p_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.p[wg][turn]), 0), 16, 1024);
-    const uint64_t v_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer][0]), 0), kTileBytes, 1024);
+    const uint64_t v_desc = descriptor(__shfl_sync(0xffffffffu, smem_address(sh.kv[buffer()][0]), 0), kTileBytes, 1024);
     wgmma_fence();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -191,9 +192,9 @@ struct Consumer {
       wgmma_commit();
     }
     wgmma_wait<1>();
-    release(sh.empty[buffer][decode::kLeft + first_half()]);
+    release(sh.empty[buffer()][decode::kLeft + first_half()]);
     wgmma_wait<0>();
-    release(sh.empty[buffer][decode::kRight - first_half()]);
+    release(sh.empty[buffer()][decode::kRight - first_half()]);
 #pragma unroll
     for (int t = 0; t < 8; ++t) pin(o[t]);
   }
@@ -214,20 +215,20 @@ struct Consumer {
     }
     wait_queries();
     if (threadIdx.x == 0) trace_segment(segment, kTraceQueries);
-    if (kByRows) buffer = 0;
+    next_buffer = 0;
 #pragma unroll 1
     for (int block = seg.lo + (kByRows ? 0 : wg); block < seg.hi; block += kByRows ? 1 : 2) {
       const int first_token = block * kBlockTokens;
       float s[8];
       scores(s);
-      release(sh.empty[buffer][decode::kRope]);
+      release(sh.empty[buffer()][decode::kRope]);
       if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceScores);
       zero_tail(seg.shape.seq_len - first_token);
       softmax(s, rows, first_token, scale_log2, o, m, l);
       values(o);
       if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
-      parities ^= 1 << buffer;
-      if (kByRows) buffer ^= 1;
+      parities ^= kByRows ? 1u << next_buffer : 1u;
+      next_buffer ^= 1;
       turn ^= 1;
     }
     release(sh.q_empty);

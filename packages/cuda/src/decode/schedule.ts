@@ -20,8 +20,8 @@ const MOST_PIECES_LOG2 = 7
 /** Sequences of a ragged plan that it looks through for what there is to merge. */
 const MOST_RAGGED = 128
 
-/** Parts of a tile up to which its blocks merge them in pairs, as measured. */
-const PAIRED_PARTS = 3
+/** Whether a tile's blocks merge its parts in pairs: where those are few, as measured. */
+const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
 
@@ -145,7 +145,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
   // All sequences of a ragged plan but one may be empty. Beyond few rows pairs are at their worst then.
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
-  const pairs = PAIRED_PARTS * expected >= groupWorkers || (few && !looksThrough)
+  const pairs = inPairs(few, groupWorkers / expected) || (few && !looksThrough)
   if (hopper && pairs) {
     return {
       ...grids,
