@@ -25,8 +25,10 @@ def a_case():
 def forms(rows):
     yield dict(merge=True)
     yield dict(merge=False, share=False)
-    if rows > 16:
+    if rows > 32:
         yield dict(merge=False, share=True)
+    else:
+        yield dict(merge=False)  # again: each overlaps the other's combine kernel
 
 
 def starts_of(batch, s_q, present):

@@ -2,7 +2,7 @@
 
 PEERS names the folder that peers/build.sh filled. Before a shape is timed the outputs are compared with each other.
 FlashMLA's scheduler runs beforehand, as its users run it; FA3's and ours run inside every call. Where there is an nvcc, a kernel that reads
-the same pages and does nothing else goes with them. SHAPES picks shapes by their place in time_decode's list.
+the same pages and does nothing else goes with them. SHAPES picks shapes as in compare.py.
 """
 import os
 import sys
@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'peers'))
 
+from compare import shapes_of
 from driver import Decode
 from peers import FlashAttention3, FlashMla
 from probes import reading
@@ -62,7 +63,7 @@ if __name__ == '__main__':
     print('| b x s_q x h_q, length | us | FlashMLA us | FA3 us | faster peer / ours | TFLOP/s | GB/s | floor us | reading us | out against peers |')
     print('|---|---|---|---|---|---|---|---|---|---|', flush=True)
     wanted = os.environ.get('SHAPES')
-    for shape in SHAPES if not wanted else [SHAPES[int(i)] for i in wanted.split(',')]:
+    for shape in SHAPES if not wanted else shapes_of(wanted):
         calls, apart, flop, size = contenders_for(shape)
         us, mla, fa3, *alone = in_turns(calls, ROUNDS)
         floor = max(size / read / 1e3, flop / flops / 1e6)

@@ -147,16 +147,22 @@ __device__ __forceinline__ MlaSplit read_split(const MlaDecodeParams& p, int ent
   return split;
 }
 
-// The same where nobody has confirmed it yet: whatever it says, its parts are in the workspace.
+// The same where nobody has confirmed it yet: whatever it says, its parts are in the workspace. It may change just now, so one thread reads it for
+// all: they have to agree on whether it was right.
 __device__ __forceinline__ MlaSplit guess_split(const MlaDecodeParams& p, int entry) {
-  MlaSplit split = read_split(p, entry);
-  split.first_worker = min(max(split.first_worker, 0), p.workers - 1);
-  split.splits = min(max(split.splits, 0), p.workers - split.first_worker);
-  return split;
+  __shared__ MlaSplit of_all;
+  if (threadIdx.x == 0) {
+    MlaSplit split = read_split(p, entry);
+    split.first_worker = min(max(split.first_worker, 0), p.workers - 1);
+    split.splits = min(max(split.splits, 0), p.workers - split.first_worker);
+    of_all = split;
+  }
+  __syncthreads();
+  return of_all;
 }
 
 // Merges a piece of what `split` says. Its parts are asked for as `guess` says first; false, with nothing written, where that is something else
-// or others(), the same for all of the block, says so.
+// or others() says so: the same for all of the block.
 template <int kTileRows, typename Others>
 __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& guess, const MlaSplit& split,
                                       const Others& others) {
