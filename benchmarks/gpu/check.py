@@ -18,6 +18,7 @@ def cases(quick):
     yield dict(lengths=[1], s_q=1, h_q=1)
     yield dict(lengths=[128], s_q=1, h_q=64)
     yield dict(lengths=[200], s_q=1, h_q=16)
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=32)
     yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=64)
     yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128)
     yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=128)
@@ -28,6 +29,7 @@ def cases(quick):
     yield dict(lengths=[500, 3], s_q=1, h_q=16, dtype=FP)
     yield dict(lengths=[500, 3], s_q=2, h_q=128, dtype=FP)
     yield dict(lengths=[500, 3, 64], s_q=1, h_q=16, dtype=FP, page=1, out_dtype=torch.float32)
+    yield dict(lengths=[500, 3, 64, 9000], s_q=2, h_q=16, dtype=FP, page=128, out_dtype=torch.float32)
     yield dict(lengths=[2, 1, 5], s_q=4, h_q=16)
     yield dict(lengths=[3000, 500, 0, 700], h_q=8, starts=[0, 2, 2, 3, 4])
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], out_dtype=torch.float32)
@@ -36,6 +38,7 @@ def cases(quick):
     yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=126, merge=True)
     yield dict(lengths=[4641, 45118, 1730, 1696], s_q=4, h_q=16, merge=True)
     yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, merge=True)
+    yield dict(lengths=[i * 37 % 1300 for i in range(50)], s_q=1, h_q=32)
     yield dict(lengths=[500, 3000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, merge=True)
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], merge=True)
     # And by all blocks that have a part.
@@ -97,7 +100,7 @@ def run(case, portable):
 
 def keeps_nan(portable):
     """A NaN query stays in its own rows, through parts that are handed over too; what is wrong otherwise."""
-    for lengths, h_q in (([700] * 40, 16), ([700] * 40, 64), ([3000], 16), ([3000, 500], 64)):
+    for lengths, h_q in (([700] * 40, 16), ([700] * 40, 32), ([700] * 40, 64), ([3000], 16), ([3000], 32), ([3000, 500], 64)):
         q, kv, table, lens = oracle.make_inputs(lengths, 1, h_q, 64)
         right, call = Decode(q.clone(), kv, table, lens, 1, SCALE), Decode(q, kv, table, lens, 1, SCALE)
         q[0, 1] = float('nan')
@@ -112,7 +115,7 @@ def keeps_nan(portable):
 
 def follows_query_starts(portable):
     """A plan whose sequences lose their rows between launches; what is wrong otherwise."""
-    forms = ((16, {}), (128, {})) if portable else ((16, {}), (128, {}), (128, dict(share=False)), (64, dict(variant='gather')))
+    forms = ((16, {}), (128, {})) if portable else ((16, {}), (32, {}), (128, {}), (128, dict(share=False)), (64, dict(variant='gather')))
     for h_q, tune in forms:
         q, kv, table, lens = oracle.make_inputs([3000, 4000, 5000], 1, h_q, 64)
         starts = torch.tensor([0, 1, 2, 3], dtype=torch.int32, device='cuda')

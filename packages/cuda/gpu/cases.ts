@@ -22,6 +22,7 @@ export const cases: readonly Case[] = [
     // Tiles in few parts each, which the decode kernel merges itself.
     { hQ: 16, sQ: 1, pageSize: 64, lengths: many(30, 700) },
     { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
+    { hQ: 32, sQ: 1, pageSize: 64, lengths: many(40, 400) },
     { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
   ].map(
     (given): Case => [
