@@ -298,6 +298,11 @@ __device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segm
   return {worker - first, int(unsigned(start + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - first + 1};
 }
 
+// Of parts merged in pairs: whether part `index` takes in part index + step, for step = 1, 2, 4, ...
+__device__ __forceinline__ bool takes_in(const PartPlace& place, int step) {
+  return (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts;
+}
+
 // Of a tile's parts, from the first on, those that are the last work of their workers: all where tiles are whole pieces. `overhead`: the line's.
 __device__ __forceinline__ int closing_parts(int parts, int overhead) { return overhead != 0 ? parts - 1 : parts; }
 

@@ -25,11 +25,6 @@ __device__ __forceinline__ char* part_of(const MlaDecodeParams& p, int block) {
   return static_cast<char*>(p.partial_out) + int64_t(block) * kPartWords * kWordBytes;
 }
 
-// Whether part `index` takes in part index + step.
-__device__ __forceinline__ bool takes_in(const PartPlace& place, int step) {
-  return (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts;
-}
-
 // All consumers. live: whether this thread's warp has rows of the tile.
 __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, bool live, const float (&o)[128],
                                           const float (&m)[2], const float (&l)[2]) {

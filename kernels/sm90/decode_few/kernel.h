@@ -87,7 +87,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       const PartPlace& found = sh.places[consumer.segment & 3], place = {decode::uniform(found.index), decode::uniform(found.parts)};
       whole = place.index == 0;
 #pragma unroll 1
-      for (int step = 1; (place.index & (2 * step - 1)) == 0 && place.index + step < place.parts; step *= 2) {
+      for (int step = 1; takes_in(place, step); step *= 2) {
         take_in(p, worker + step, sums);
       }
       if (!whole) hand_over(p, worker, sums);

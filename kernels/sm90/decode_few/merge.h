@@ -25,7 +25,7 @@ __device__ __forceinline__ uint4 load_word(const uint4* word) {
   return v;
 }
 __device__ __forceinline__ bool is_there(const uint4& v) { return max(max(v.x, v.y), max(v.z, v.w)) != kNothing; }
-__device__ __forceinline__ uint4 word_of(const float (&v)[kColumns]) {
+__device__ __forceinline__ uint4 bits_of(const float (&v)[kColumns]) {
   return make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
 }
 
@@ -42,8 +42,8 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, c
     exponents[w / kColumns] |= exponent << (8 * (w % kColumns));
   }
   __stcg(part + kWords * kConsumerThreads, make_uint4(exponents[0], exponents[1], 0, 0));
-  __stcg(part + (kWords + 1) * kConsumerThreads, word_of(sums.m));
-  __stcg(part + (kWords + 2) * kConsumerThreads, word_of(sums.l));
+  __stcg(part + (kWords + 1) * kConsumerThreads, bits_of(sums.m));
+  __stcg(part + (kWords + 2) * kConsumerThreads, bits_of(sums.l));
 }
 
 // Adds the part of another block, when it is there. All consumers.

@@ -205,7 +205,7 @@ __device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStora
   }
 }
 
-// 16 rows of a part for mla_combine_few, of which a part of more has as many: for each query row c of a thread its eight values in f16, 16 bytes, and the power of two that takes their scale
+// What 16 rows of a part are for mla_combine_few; a part of 32 is two of them. For each query row c of a thread its eight values in f16, 16 bytes, and the power of two that takes their scale
 // back, as the exponent of a float32.
 struct Part {
   uint4 words[kColumns][kConsumerThreads];

@@ -9,10 +9,8 @@ const MAX_TILES_PER_GROUP = 4
 /** Query rows of a sequence that the kernels for few of them take. */
 const FEW_ROWS = 16
 const FEW_ROWS_32 = 32
-/** Bytes of a part that a block hands over to another: words of 16 bytes for each of 256 threads. */
-const PART_BYTES = 18 * 256 * 16
-const PART_BYTES_FEW = 7 * 256 * 16
-const PART_BYTES_FEW_32 = 11 * 256 * 16
+/** Bytes of a part that a block hands over to another, by the rows of a tile: words of 16 bytes for each of 256 threads. */
+const PART_BYTES: Readonly<Record<number, number>> = { 16: 7 * 256 * 16, 32: 11 * 256 * 16, 64: 18 * 256 * 16 }
 /** Bytes of 16 rows of a part that a kernel beside the decode merges, of few rows: f16, and an exponent for every eight values. */
 const PART_BYTES_BESIDE = 16 * 512 * 2 + 4 * 256
 /** A block of that kernel takes 8 of a part's 1024 words or more. */
@@ -193,14 +191,10 @@ function expectedTiles({ batch, totalQueries = batch }: DecodeShape): number {
 
 /** Work memory of parts that a block hands over to another, which waits for a flag, or for something else than a NaN that nothing yields. */
 function handedOver(few: boolean, workers: number, tileRows: number): Pick<DecodeSchedule, 'workspace' | 'filled'> {
-  const none = { partial_lse: 0, splits: 0 }
-  const bytes = !few ? PART_BYTES : tileRows === FEW_ROWS ? PART_BYTES_FEW : PART_BYTES_FEW_32
+  const parts = { partial_out: workers * PART_BYTES[tileRows]!, partial_lse: 0, splits: 0 }
   return few
-    ? { workspace: { ...none, partial_out: workers * bytes, parts_ready: 0 }, filled: { partial_out: 0xff } }
-    : {
-        workspace: { ...none, partial_out: workers * bytes, parts_ready: workers * 4 },
-        filled: { parts_ready: 0 },
-      }
+    ? { workspace: { ...parts, parts_ready: 0 }, filled: { partial_out: 0xff } }
+    : { workspace: { ...parts, parts_ready: workers * 4 }, filled: { parts_ready: 0 } }
 }
 
 /** Work memory of parts whose rows all blocks of a tile merge: f16, each row's log-sum-exp, which is waited for, and two flags a block. */
