@@ -14,7 +14,7 @@ from driver import KERNELS, Decode, load_manifest
 from time_decode import SHAPES, inputs_for, label
 from turns import difference, in_turns
 
-ROUNDS = int(os.environ.get('ROUNDS', '9'))
+ROUNDS = int(os.environ.get('ROUNDS', '15'))
 SCALE = 576**-0.5
 WORKSPACE = ('partial_out', 'partial_lse', 'splits', 'parts_ready')
 

@@ -20,7 +20,7 @@ from turns import difference, in_turns
 
 PEERS = os.environ['PEERS']
 SCALE = 576**-0.5
-ROUNDS = int(os.environ.get('ROUNDS', '9'))
+ROUNDS = int(os.environ.get('ROUNDS', '15'))
 
 
 def without_spare(kv, table, seq_lens):

@@ -1,4 +1,6 @@
 """Contenders timed in turns in one run, and how far apart their results are."""
+import random
+
 import torch
 
 
@@ -16,17 +18,22 @@ def captured(calls):
 
 
 def in_turns(contenders, rounds):
-    """Median microseconds a launch of each contender; the rounds go through all of them in turn."""
+    """Median microseconds a launch of each contender; the rounds go through all of them, each time in another order.
+
+    Who comes after a contender that took little power finds a higher clock: in one order always the same one would.
+    """
     graphs = [captured(calls) for calls in contenders]
     times = [[] for _ in contenders]
+    order, shuffled = list(range(len(contenders))), random.Random(0)
     for _ in range(rounds):
-        for graph, calls, mine in zip(graphs, contenders, times):
+        shuffled.shuffle(order)
+        for i in order:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            graph.replay()
+            graphs[i].replay()
             end.record()
             end.synchronize()
-            mine.append(start.elapsed_time(end) * 1e3 / len(calls))
+            times[i].append(start.elapsed_time(end) * 1e3 / len(contenders[i]))
     return [sorted(mine)[len(mine) // 2] for mine in times]
 
 
