@@ -1,5 +1,5 @@
 import type { Backend } from '@flashmla/spec'
-import { FlashMlaError } from '@flashmla/spec'
+import { FlashMlaError, UnsupportedError } from '@flashmla/spec'
 import { contractCases } from '@flashmla/testing'
 import { describe, expect, it } from 'vitest'
 import { ReferenceBackend } from './reference'
@@ -7,16 +7,21 @@ import { ReferenceBackend } from './reference'
 type Method = keyof Backend
 type Change = (backend: ReferenceBackend) => Partial<Backend>
 
-/** Runs the cases of a broken reference and gives the names of those that notice. */
-async function failures(change: Change): Promise<string[]> {
+/** The reference, but for some methods. */
+function changed(change: Change): Backend {
   const backend = new ReferenceBackend()
   const changes = change(backend)
-  const broken = new Proxy(backend as Backend, {
+  return new Proxy(backend as Backend, {
     get: (target, key) => {
       const value = changes[key as Method] ?? target[key as Method]
       return typeof value === 'function' ? value.bind(target) : value
     },
   })
+}
+
+/** Runs the cases of a broken reference and gives the names of those that notice. */
+async function failures(change: Change): Promise<string[]> {
+  const broken = changed(change)
   const failed: string[] = []
   for (const { name, run } of contractCases(() => broken, { pageSizes: [16] })) {
     await run().catch((error: unknown) => {
@@ -112,5 +117,28 @@ describe('the contract notices a backend that', () => {
   it.each(faults)('%s', async (_, change, noticing) => {
     const failed = await failures(change)
     for (const start of noticing) expect(failed.filter((name) => name.startsWith(start))).not.toEqual([])
+  })
+})
+
+describe('a declared gap', () => {
+  const gaps = [{ reason: 'no copies', tests: ['cache: f32-48: copyBlock'] }]
+  const runAll = async (copyBlock?: Backend['copyBlock']) => {
+    const backend = changed(() => (copyBlock ? { copyBlock } : {}))
+    for (const { gap, run } of contractCases(() => backend, { gaps })) if (gap !== undefined) await run()
+  }
+
+  it('is kept by refusing it', async () => {
+    await runAll(() => {
+      throw new UnsupportedError('There is no such kernel.', 'Use another format.')
+    })
+  })
+
+  it('is an error once the backend can do it', async () => {
+    await expect(runAll()).rejects.toThrow('declared as a gap (no copies)')
+  })
+
+  it('is not kept by wrong results', async () => {
+    const result = runAll(() => undefined)
+    await expect(result).rejects.toMatchObject({ code: 'contract', message: expect.not.stringContaining('gap') })
   })
 })

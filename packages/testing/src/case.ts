@@ -3,7 +3,7 @@ import type { Workspace } from './workspace'
 
 /** One promise of the contract. `run` throws when the backend breaks it. */
 export interface Case {
-  /** `group: promise`, stable, to be named in a skip. */
+  /** `group: promise`, stable, to be named in a gap. */
   readonly name: string
   run(workspace: Workspace): Promise<void> | void
 }

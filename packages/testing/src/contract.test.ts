@@ -13,22 +13,27 @@ describe('contractCases', () => {
     expect(names.length).toBeGreaterThan(100)
   })
 
-  it('marks skips with their reason, by beginning and by pattern', () => {
-    const skip = [{ reason: 'no fp8 kernel', tests: ['attention: fp8-584', /^cache: fp8/] }]
-    const skipped = contractCases(none, { skip }).filter((test) => test.skipped !== undefined)
-    expect(skipped.every(({ name, skipped }) => name.includes('fp8') && skipped === 'no fp8 kernel')).toBe(true)
-    expect(skipped.some(({ name }) => name.startsWith('cache: fp8-656'))).toBe(true)
+  it('marks gaps with their reason, by beginning and by pattern', () => {
+    const gaps = [{ reason: 'no fp8 kernel', tests: ['attention: fp8-584', /^cache: fp8/] }]
+    const declared = contractCases(none, { gaps }).filter((test) => test.gap !== undefined)
+    expect(declared.every(({ name, gap }) => name.includes('fp8') && gap === 'no fp8 kernel')).toBe(true)
+    expect(declared.some(({ name }) => name.startsWith('cache: fp8-656'))).toBe(true)
   })
 
   it('takes a pattern for every case that it matches, whatever its flags', () => {
     const count = (test: RegExp) =>
-      contractCases(none, { skip: [{ reason: 'why', tests: [test] }] }).filter(({ skipped }) => skipped).length
+      contractCases(none, { gaps: [{ reason: 'why', tests: [test] }] }).filter(({ gap }) => gap).length
     expect(count(/^attention/g)).toBe(count(/^attention/))
   })
 
-  it('refuses a skip that has outlived its case', () => {
-    const skip = [{ reason: 'old', tests: ['attention: fp4'] }]
-    expect(() => contractCases(none, { skip })).toThrow(InvalidArgumentError)
+  it('refuses a gap that has outlived its case', () => {
+    const gaps = [{ reason: 'old', tests: ['attention: fp4'] }]
+    expect(() => contractCases(none, { gaps })).toThrow(InvalidArgumentError)
+  })
+
+  it('takes a backend that is not there for no gap of it', async () => {
+    const [test] = contractCases(none, { gaps: [{ reason: 'why', tests: [/./] }] })
+    await expect(test!.run()).rejects.toThrow(UnsupportedError)
   })
 
   it('passes on what a backend throws', async () => {
@@ -36,21 +41,19 @@ describe('contractCases', () => {
   })
 })
 
-it('runBackendContract registers each case as a test or a skipped one', () => {
+it('runBackendContract registers each case as a test, gaps with their reason', () => {
   const seen: string[] = []
-  const register = (kind: string) => (name: string) => seen.push(`${kind} ${name}`)
-  const it = Object.assign(register('run'), { skip: register('skip') })
   runBackendContract('mine', none, {
     describe: (name, body) => {
       seen.push(name)
       body()
     },
-    it,
-    skip: [{ reason: 'why', tests: ['batch: a captured'] }],
+    it: (name) => seen.push(name),
+    gaps: [{ reason: 'why', tests: ['batch: a captured'] }],
   })
   expect(seen[0]).toBe('mine keeps the backend contract')
-  expect(seen.filter((line) => line.startsWith('skip'))).toEqual([
-    'skip batch: a captured step replays over changed tensors and steps (why)',
+  expect(seen.filter((line) => line.includes('(gap: '))).toEqual([
+    'batch: a captured step replays over changed tensors and steps (gap: why)',
   ])
   expect(seen.length).toBe(contractCases(none).length + 1)
 })

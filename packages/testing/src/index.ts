@@ -9,6 +9,6 @@
  */
 export type { Tolerance } from './compare'
 export { assertClose, assertSame, assertThrows, ContractError, float32Tolerance } from './compare'
-export type { ContractCase, ContractOptions, Skip, TestFramework } from './contract'
+export type { ContractCase, ContractOptions, Gap, TestFramework } from './contract'
 export { contractCases, runBackendContract } from './contract'
 export { Random } from './random'
