@@ -14,7 +14,6 @@ from driver import KERNELS, Decode, load_manifest
 from time_decode import SHAPES, inputs_for, label
 from turns import difference, in_turns
 
-ROUNDS = int(os.environ.get('ROUNDS', '15'))
 SCALE = 576**-0.5
 WORKSPACE = ('partial_out', 'partial_lse', 'splits', 'parts_ready')
 
@@ -78,7 +77,7 @@ if __name__ == '__main__':
         apart = [difference(out, outs[0]) for out in outs] + [0] * peers
         if peers:
             contenders.append(flashmla_calls(inputs, shape[1], launches))
-        times = in_turns(contenders, ROUNDS)
+        times = in_turns(contenders)
         print(f'| {label(shape)} |', *[f'{us:.1f}{f" ({d:.0e})" if d else ""} |' for us, d in zip(times, apart)], flush=True)
         del inputs, contenders, outs
         torch.cuda.empty_cache()

@@ -20,7 +20,6 @@ from turns import difference, in_turns
 
 PEERS = os.environ['PEERS']
 SCALE = 576**-0.5
-ROUNDS = int(os.environ.get('ROUNDS', '15'))
 
 
 def without_spare(kv, table, seq_lens):
@@ -65,7 +64,7 @@ if __name__ == '__main__':
     wanted = os.environ.get('SHAPES')
     for shape in SHAPES if not wanted else shapes_of(wanted):
         calls, apart, flop, size = contenders_for(shape)
-        us, mla, fa3, *alone = in_turns(calls, ROUNDS)
+        us, mla, fa3, *alone = in_turns(calls)
         floor = max(size / read / 1e3, flop / flops / 1e6)
         print(
             f'| {label(shape)} | {us:.1f} | {mla:.1f} | {fa3:.1f} | {min(mla, fa3) / us:.2f} | {flop / us / 1e6:.0f} | '

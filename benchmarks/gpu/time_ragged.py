@@ -40,7 +40,7 @@ if __name__ == '__main__':
     for h_q in (16, 128):
         for planned, there, tokens in CASES:
             contenders, apart = contenders_for(planned, there, tokens, h_q)
-            times = in_turns(contenders, 15)
+            times = in_turns(contenders)
             print(f'| {h_q} | {planned} | {there} | {tokens} |', *[f'{us:.1f} |' for us in times], f'{apart:.0e} |', flush=True)
             del contenders
             torch.cuda.empty_cache()

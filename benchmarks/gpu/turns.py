@@ -1,7 +1,10 @@
 """Contenders timed in turns in one run, and how far apart their results are."""
+import os
 import random
 
 import torch
+
+ROUNDS = int(os.environ.get('ROUNDS', '15'))
 
 
 def captured(calls):
@@ -17,10 +20,10 @@ def captured(calls):
     return graph
 
 
-def in_turns(contenders, rounds):
+def in_turns(contenders, rounds=ROUNDS):
     """Median microseconds a launch of each contender; the rounds go through all of them, each time in another order.
 
-    Who comes after a contender that took little power finds a higher clock: in one order always the same one would.
+    What a contender leaves behind, the card's clock and warm code, is for another one each time.
     """
     graphs = [captured(calls) for calls in contenders]
     times = [[] for _ in contenders]
