@@ -71,7 +71,7 @@ const modules = [
     flags: SM90,
     kernels: [
       ...['bf16', 'f16'].flatMap((type) =>
-        ['', '_gather', '_merge', '_share'].map((kind) => decode(`mla_decode_${type}${kind}`)),
+        ['', '_gather', '_merge', '_merge_paced', '_share'].map((kind) => decode(`mla_decode_${type}${kind}`)),
       ),
       combine,
       plain('mla_combine_f16', 512),

@@ -60,7 +60,9 @@ def cases(quick):
     yield dict(lengths=[131072, 7], s_q=1, h_q=16)
     yield dict(lengths=[131071], s_q=4, h_q=126, page=16)
     yield dict(lengths=[i * 37 % 3000 for i in range(128)], s_q=1, h_q=128)
-    yield dict(lengths=[i * 61 % 5000 for i in range(128)], s_q=1, h_q=16)
+    for h_q in (16, 32, 64):  # loads at a pace
+        yield dict(lengths=[i * 61 % 5000 for i in range(128)], s_q=1, h_q=h_q)
+    yield dict(lengths=[3000] * 128, s_q=1, h_q=48, page=32)
     yield dict(lengths=[i * 53 % 900 for i in range(32)], s_q=2, h_q=64, page=32)
     yield dict(lengths=[32768 + i for i in range(128)], s_q=1, h_q=16)  # 4.8 GB of cache
     yield dict(lengths=[65536 + 64 * i for i in range(40)], s_q=1, h_q=128, page=1)

@@ -26,7 +26,7 @@ def check(batch, h_q, ragged, form):
     lengths = [torch.randint(128, 3000, (batch,), generator=random, dtype=torch.int32) for _ in range(2)]
     q, kv, table, seq_lens = oracle.make_inputs(torch.maximum(*lengths).tolist(), 1, h_q, 64, seed=1, poison=False)
     starts = torch.arange(batch + 1, dtype=torch.int32, device='cuda') if ragged else None
-    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts, merge=form.endswith('_merge'))
+    call = Decode(q, kv, table, seq_lens, 1, 576**-0.5, starts, merge='_merge' in form)
     assert call.symbol.endswith(form), call.symbol
     right = []
     for each in lengths:
@@ -45,7 +45,7 @@ def check(batch, h_q, ragged, form):
 
 
 if __name__ == '__main__':
-    cases = ((128, 16, '_few_merge'), (128, 128, '_merge'), (8, 16, '_few'), (8, 128, '_share'))
+    cases = ((128, 16, '_few_merge'), (128, 128, '_merge'), (128, 64, '_merge_paced'), (8, 16, '_few'), (8, 128, '_share'))
     wrong = [check(batch, h_q, ragged, form) for batch, h_q, form in cases for ragged in (False, True)]
     print(f'overlapping decodes: {sum(wrong)} wrong of {len(wrong) * 2 * ROUNDS}')
     sys.exit(1 if sum(wrong) else 0)

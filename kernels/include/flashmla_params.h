@@ -50,8 +50,10 @@ struct MlaDecodeParams {
   int32_t group_workers;       // 164 workers / tiles_per_group
   int32_t groups;              // 168 row-tile groups of each sequence, or the largest number of them when query_start is given
   int32_t first_lead;          // 172 64-token blocks that the first of a tile's equal pieces has more than the others
+  int32_t block_ps;            // 176 picoseconds that memory takes to bring the latent rows of 64 tokens; 0: loads keep to no pace
+  int32_t reserved;            // 180 0
 };
-static_assert(sizeof(MlaDecodeParams) == 176, "mirrored on the host");
+static_assert(sizeof(MlaDecodeParams) == 184, "mirrored on the host");
 
 // mla_append_*: latent row -> (norm) -> (rotary) -> cache slot. One block of 128 threads a row, grid n.
 struct MlaAppendParams {

@@ -8,6 +8,7 @@ const device = {
   computeCapability: [9, 0],
   multiprocessors: 132,
   memoryBytes: 2 ** 36,
+  memoryBytesPerSecond: 3.35e12,
   sharedBytesPerBlock: 232448,
   kernels: ['mla_append'],
   why: 'Hopper',

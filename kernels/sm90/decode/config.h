@@ -63,6 +63,8 @@ struct SharedStorage {
   static constexpr int kRows = decode::kRows;
   static constexpr int kLoadingThreads = kThreads - kConsumerThreads;
   static constexpr bool kAsksAhead = false;  // whether what is guessed is asked for before the guess is confirmed
+  static constexpr int kPacedFrom = 24;      // KV blocks of a worker from which on it asks for them at a pace
+  static constexpr int kHeadStart = 0;       // KV blocks that may be asked for before their time
   static constexpr bool kLeftFirst = false;  // whether the left half is freed first in both buffers
   static constexpr int kReleases = 4;        // warps that free a region
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers

@@ -19,7 +19,7 @@ namespace flashmla::decode {
 // Who merges a tile's parts: mla_combine, its blocks in pairs, or its blocks rows each.
 enum class Parts { kCombined, kMerged, kShared };
 
-template <typename T, bool kGather, Parts kParts>
+template <typename T, bool kGather, Parts kParts, bool kPaced = false>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
@@ -53,7 +53,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     } else {
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
       if (warp == 8) {
-        const Loaded last = produce_tma(p, map_kv, map_tile, sh);
+        const Loaded last = produce_tma<kPaced>(p, map_kv, map_tile, sh, 0);
         if constexpr (kParts == Parts::kMerged) load_parts(p, sh, last);
       }
       if (hands) show_part(p, worker.index);

@@ -197,6 +197,43 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   for (int line = thread & 1; line < kLines && (!kStops || precedes); line += 2) prefetch(kv + line * 128);
 }
 
+__device__ __forceinline__ uint32_t now_ns() {
+  uint32_t ns;
+  asm volatile("mov.u32 %0, %globaltimer_lo;" : "=r"(ns)::"memory");
+  return ns;
+}
+
+// The same for segments whose blocks work alone, at 1.3 times the worker's share of memory's rate: what waits in its queues is in the way of the
+// lengths, instructions and parts that others wait for. So more blocks can be fetched, by workers that start early.
+template <typename Storage>
+__device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh) {
+  constexpr int kLines = kWidth * 2 / 128, kOfRow = kConsumerThreads / Storage::kRows;
+  const Note& note = sh.note[0];
+  const Segment& seg = note.seg;
+  const volatile int& precedes = sh.precedes;
+  if (!precedes || !note.any || seg.shape.blocks == 0) return;
+  const int thread = threadIdx.x, row = thread / kOfRow;
+  const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
+  const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
+  if (row < seg.shape.s_q * p.h_q) {
+    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
+  }
+  const uint32_t pace = unsigned(p.block_ps * p.group_workers) / 3000;  // of kConsumerThreads lines, which are 4 / 9 of a block
+  uint32_t due = now_ns();
+#pragma unroll 1
+  for (int i = thread; i < Storage::kFetchedBlocks * kBlockTokens * kLines; i += kConsumerThreads, due += pace) {
+    do {
+      if (!precedes) return;
+    } while (int(now_ns() - due) < 0);
+    const int nth = unsigned(i) / unsigned(kLines), token = seg.lo * kBlockTokens + nth, page = unsigned(token) / unsigned(p.page_size);
+    if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
+    const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
+    if (id < 0 || id >= p.num_blocks) return;
+    const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+    prefetch(kv + (i - nth * kLines) * 128);
+  }
+}
+
 // Shows a note to those who wait for it, and loads its queries when the last segment's are no longer needed; one thread. The queries of a
 // block's first tile of 64 rows come before any KV: nothing can be done without them. asked: they have been asked for.
 template <bool kMerges, typename Storage>
@@ -295,10 +332,35 @@ struct Loaded {
   uint32_t empty_parity;  // of buffers 0 and 1, a bit each
 };
 
-// Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
+// When a worker asks for its KV blocks: no sooner than at its share of nine tenths of memory's rate, but for those that it may have fetched into
+// L2. If all ask for whatever they have room for, memory gives less than that, and more to some multiprocessors than to others.
 template <typename Storage>
+struct Pace {
+  uint32_t interval = 0, due = 0;
+
+  // `first` is the worker's first segment, `began` when it did, `asked` how many blocks have been asked for.
+  __device__ __forceinline__ void start(const MlaDecodeParams& p, const LinePosition& at, const Segment& first, uint32_t began, int asked) {
+    if (at.chunk < Storage::kPacedFrom || p.block_ps == 0) return;
+    // The worker that has most blocks ends with memory: that has a whole chunk, or a tile where each has one. Of what starting a tile counts for,
+    // its rows in and out are bytes as well, as many as a block's for 34 of them.
+    const bool tiles = at.chunk == first.shape.blocks + at.overhead;
+    const float spent = fmaxf(float(at.overhead) - Storage::kRows / 34.f, 0.f), blocks = float(at.total) - (tiles ? 0.f : float(p.batch * p.groups) * spent);
+    interval = uint32_t(float(p.block_ps) * 1e-3f * __fdividef(blocks, float(at.chunk)));
+    const uint32_t now = now_ns();
+    due = now - min(now - began, Storage::kHeadStart * interval) + (asked - 1) * interval;  // two may be asked for at once
+  }
+  __device__ __forceinline__ void wait() {
+    if (interval == 0) return;
+    while (int(now_ns() - due) < 0) {
+    }
+    due += interval;
+  }
+};
+
+// Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
+template <bool kPaced, typename Storage>
 __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
-                                            Storage& sh) {
+                                            Storage& sh, uint32_t began) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
   const uint64_t policy = kv_policy(p);
@@ -306,6 +368,7 @@ __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CU
   const int blocks_per_page = p.page_size > kBlockTokens ? unsigned(p.page_size) / kBlockTokens : 1;
   uint32_t empty_parity = 3;  // of buffers 0 and 1, a bit each
   int number = 0;
+  Pace<Storage> pace;
   for (;; ++number) {
     mbarrier_wait(smem_address(&sh.note_full[number & 1]), (number >> 1) & 1);
     const Segment seg = sh.note[number & 1].seg;
@@ -320,8 +383,10 @@ __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CU
     int ahead = 0;
     if constexpr (Storage::kAsksAhead) ahead = number == 0 ? sh.ahead : 0;
     empty_parity ^= ahead;
+    if (kPaced && number == 0) pace.start(p, sh.at, seg, began, ahead);
     for (int blk = seg.lo + ahead; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
+      if constexpr (kPaced) pace.wait();
       const int page_of_block = blocks_per_page == 1 ? blk : blk / unsigned(blocks_per_page);
       const int first_page = page_of_block * pages_per_block;
       if (first_page - id_base >= 32) {

@@ -21,6 +21,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   if (warp >= 8) {
+    const uint32_t began = decode::now_ns();
     bool asked = false;
     const decode::Worker worker(p);
     if (warp == 9) asked = decode::find_place<true, kMerges>(p, sh, map_q, worker);
@@ -34,7 +35,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, worker, 0, asked);
     __syncwarp();
     bar_arrive(decode::kNoted, kThreads);
-    if (warp == 8) decode::produce_tma(p, map_kv, map_tile, sh);
+    if (warp == 8) decode::produce_tma<true>(p, map_kv, map_tile, sh, began);
     if (warp == 9) decode::announce_rest<kMerges>(p, sh, map_q, worker);
     return;
   }
@@ -49,7 +50,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (decode::lengths_known(p)) {
     bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
-    decode::prefetch_guessed<true>(p, sh);
+    decode::prefetch_paced(p, sh);
   }
   bar_sync(decode::kNoted, kThreads);  // waiting at the note's own barrier would take the clerk's time
   const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);

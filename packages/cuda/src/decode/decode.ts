@@ -107,6 +107,8 @@ export class DecodePlan extends Resource {
       group_workers: schedule.workers / schedule.tilesPerGroup,
       groups: schedule.groups,
       first_lead: schedule.firstLead,
+      block_ps: schedule.blockPs,
+      reserved: 0,
       batch: shape.batch,
       s_q: shape.sQ,
       h_q: shape.hQ,

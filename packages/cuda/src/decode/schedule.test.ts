@@ -14,6 +14,7 @@ const H100: DeviceInfo = {
   computeCapability: [9, 0],
   multiprocessors: 132,
   memoryBytes: 2 ** 36,
+  memoryBytesPerSecond: 3.35232e12,
   sharedBytesPerBlock: 232448,
 }
 
@@ -24,8 +25,17 @@ function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'
   return scheduleDecode(shape, entry, device)
 }
 
+test('the pace of loads is nine tenths of the memory rate, where that is known', () => {
+  expect(plan().blockPs).toBe(24437)
+  expect(plan({ hQ: 16 }).blockPs).toBe(24437)
+  expect(plan({}, 'sm_90a', { ...H100, memoryBytesPerSecond: 4.9e12 }).blockPs).toBe(16718)
+  expect(plan({}, 'sm_90a', { ...H100, memoryBytesPerSecond: 0 }).blockPs).toBe(0)
+  expect(plan({}, 'sm_90a', { ...H100, memoryBytesPerSecond: 1 }).blockPs).toBe(1_000_000)
+  expect(plan({}, 'compute_80').blockPs).toBe(0)
+})
+
 test.each([
-  [{ hQ: 64 }, '_merge'],
+  [{ hQ: 64 }, '_merge_paced'],
   [{ hQ: 16, sQ: 5 }, '_merge'],
   [{ pageSize: 1 }, '_gather'],
   [{ pageSize: 16 }, '_merge'],
@@ -34,7 +44,7 @@ test.each([
   [{ pageSize: 128 }, '_merge'],
   [{ kvRowStride: 584 }, '_merge'],
   [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
-  [{ batch: 44, hQ: 33 }, '_merge'],
+  [{ batch: 44, hQ: 33 }, '_merge_paced'],
   [{ batch: 43, hQ: 33 }, '_share'],
   [{ batch: 34, hQ: 17 }, '_few32_merge'],
   [{ batch: 33, hQ: 17 }, '_few32'],
@@ -56,7 +66,8 @@ test.each([
   [{ batch: 129, hQ: 16, totalQueries: 1 }, '_few_merge'],
   [{ batch: 64, hQ: 128, totalQueries: 64 }, '_share'],
   [{ batch: 1, sQ: 300, totalQueries: 300 }, '_merge'],
-  [{ batch: 44, hQ: 64 }, '_merge'],
+  [{ batch: 44, hQ: 64 }, '_merge_paced'],
+  [{ batch: 44, hQ: 65 }, '_merge'],
   [{ batch: 43, hQ: 64 }, '_share'],
   [{ batch: 22 }, '_merge'],
   [{ batch: 21 }, '_share'],
@@ -192,7 +203,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(Number.isInteger(groupWorkers) && groupWorkers >= 1).toBe(true)
         // By tile only where every tile group that there may be has an entry of its own.
         expect(found.splitByTile).toBe(groups <= groupWorkers)
-        expect(/_(merge|share)$/.test(found.symbol)).toBe(found.combine === undefined)
+        expect(/_(merge|merge_paced|share)$/.test(found.symbol)).toBe(found.combine === undefined)
         if (found.symbol.endsWith('_share')) {
           expect([rows > 32, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
           expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
@@ -204,6 +215,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
           // No more than three or four parts a tile, were all of them equal.
           expect((rows <= 32 ? 4 : 3) * groups).toBeGreaterThanOrEqual(groupWorkers)
           const few = rows <= 32
+          expect(found.symbol.endsWith('_paced')).toBe(!few && rows <= 64)
           expect(found.workspace.partial_out).toBe(found.workers * (few ? (rows <= 16 ? 7 : 11) : 18) * 256 * 16)
           expect(found.workspace.parts_ready).toBe(few ? 0 : found.workers * 4)
           expect(found.filled).toEqual(few ? { partial_out: 255 } : { parts_ready: 0 })

@@ -20,6 +20,8 @@ const MOST_RAGGED = 128
 
 /** Whether a tile's blocks merge its parts in pairs: where those are few, as measured. */
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
+/** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
+const PACE = 0.9
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
 
@@ -97,6 +99,8 @@ export interface DecodeSchedule {
   readonly splitByTile: boolean
   /** Blocks of 64 tokens that the first of a tile's equal pieces has more than the others, whose parts it takes in. */
   readonly firstLead: number
+  /** Picoseconds in which all workers together may ask for the latent rows of 64 tokens; 0: without a pace. */
+  readonly blockPs: number
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
@@ -111,6 +115,11 @@ export interface DecodeSchedule {
 
 type CombineGrid = readonly [number, number, number]
 type WorkMemory = 'partial_out' | 'partial_lse' | 'splits' | 'parts_ready'
+
+const BLOCK_BYTES = 64 * QK_WIDTH * 2
+/** At most what a slower memory than any such device has would take, so that the kernels' 32-bit arithmetic holds. */
+const blockPicoseconds = (rate: number) =>
+  rate > 0 ? Math.min(Math.round((BLOCK_BYTES * 1e12) / (PACE * rate)), 1_000_000) : 0
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
 export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: DeviceInfo): DecodeSchedule {
@@ -135,6 +144,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     tileOverhead: portable ? 1 : 2,
     splitByTile,
     firstLead: 0,
+    blockPs: portable ? 0 : blockPicoseconds(device.memoryBytesPerSecond),
     decodeGrid: [workers * entry.cluster, 1],
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
@@ -148,7 +158,8 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     return {
       ...grids,
       firstLead: few ? 0 : FIRST_LEAD,
-      symbol: `${entry.symbol}_merge`,
+      // Tiles beside each other are bound by their products, and the code alone costs them 1 to 2 %.
+      symbol: `${entry.symbol}_merge${few || tilesPerGroup > 1 ? '' : '_paced'}`,
       ...handedOver(few, workers, tileRows),
     }
   }

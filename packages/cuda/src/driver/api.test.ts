@@ -48,6 +48,7 @@ describe.skipIf(!built)(built ? 'a compiled driver' : 'a compiled driver: needs 
           computeCapability: [75, 76],
           multiprocessors: 16,
           memoryBytes: 80_000_000_040,
+          memoryBytesPerSecond: (2 * 36_000 * 37) / 8,
           sharedBytesPerBlock: 97,
         },
       ])

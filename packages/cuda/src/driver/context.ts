@@ -13,12 +13,16 @@ export interface DeviceInfo {
   readonly computeCapability: readonly [number, number]
   readonly multiprocessors: number
   readonly memoryBytes: number
+  /** Nominal rate of its memory: bus width times twice the memory's clock. 0 where the driver doesn't tell. */
+  readonly memoryBytesPerSecond: number
   /** Largest shared memory a block can opt in to. */
   readonly sharedBytesPerBlock: number
 }
 
 // CUdevice_attribute
 const MULTIPROCESSOR_COUNT = 16
+const MEMORY_CLOCK_RATE = 36 // kHz
+const GLOBAL_MEMORY_BUS_WIDTH = 37 // bits
 const COMPUTE_CAPABILITY_MAJOR = 75
 const COMPUTE_CAPABILITY_MINOR = 76
 const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
@@ -56,6 +60,7 @@ export function deviceInfo(driver: Driver, ordinal: number): DeviceInfo {
     computeCapability: [attribute(COMPUTE_CAPABILITY_MAJOR), attribute(COMPUTE_CAPABILITY_MINOR)],
     multiprocessors: attribute(MULTIPROCESSOR_COUNT),
     memoryBytes: Number(memory[0]),
+    memoryBytesPerSecond: (2 * 1000 * attribute(MEMORY_CLOCK_RATE) * attribute(GLOBAL_MEMORY_BUS_WIDTH)) / 8,
     sharedBytesPerBlock: attribute(MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
   }
 }

@@ -40,6 +40,8 @@ export const MlaDecodeParams = new Struct('MlaDecodeParams', {
   group_workers: 'i32',
   groups: 'i32',
   first_lead: 'i32',
+  block_ps: 'i32',
+  reserved: 'i32',
 })
 
 export const MlaAppendParams = new Struct('MlaAppendParams', {

@@ -6,6 +6,8 @@ export interface FakeDevice {
   computeCapability: [number, number]
   multiprocessors: number
   memoryBytes: number
+  memoryClockKHz: number
+  memoryBusBits: number
 }
 
 export const H100: FakeDevice = {
@@ -13,6 +15,8 @@ export const H100: FakeDevice = {
   computeCapability: [9, 0],
   multiprocessors: 132,
   memoryBytes: 79 * 2 ** 30,
+  memoryClockKHz: 2_619_000,
+  memoryBusBits: 5120,
 }
 
 /** What a launch handed over: the launch configuration and each parameter's bytes, copied at that moment. */
@@ -168,9 +172,11 @@ export class FakeDriver implements DriverApi {
       case 'cuDeviceTotalMem_v2':
         return put64(a, BigInt(this.#device(b).memoryBytes))
       case 'cuDeviceGetAttribute': {
-        const { computeCapability, multiprocessors } = this.#device(c)
+        const { computeCapability, multiprocessors, memoryClockKHz, memoryBusBits } = this.#device(c)
         const known: Record<number, number> = {
           16: multiprocessors,
+          36: memoryClockKHz,
+          37: memoryBusBits,
           75: computeCapability[0],
           76: computeCapability[1],
           97: 232448,
