@@ -149,7 +149,7 @@ class Decode:
         merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
         if few_rows and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
-        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 1)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2)
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else '_merge' + '_paced' * (not few_rows and group == 1 and bool(tune.get('paced', 1))) if merges else '_share' if shares else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')

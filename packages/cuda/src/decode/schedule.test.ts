@@ -53,8 +53,10 @@ test.each([
   [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 33 }, '_few32'],
   [{ batch: 1, hQ: 64 }, ''],
   [{ batch: 1, hQ: 64, totalQueries: 1 }, ''],
-  [{ batch: 1, hQ: 65 }, '_share'],
-  [{ batch: 2, hQ: 64, totalQueries: 2 }, '_share'],
+  [{ batch: 1, hQ: 128 }, ''],
+  [{ batch: 1, hQ: 129 }, '_share'],
+  [{ batch: 2, hQ: 64, totalQueries: 2 }, ''],
+  [{ batch: 3, hQ: 64, totalQueries: 2 }, '_share'],
   [{ batch: 34, hQ: 16 }, '_few_merge'],
   [{ batch: 33, hQ: 16 }, '_few'],
   [{ batch: 128, hQ: 1, sQ: 16 }, '_few_merge'],
@@ -205,7 +207,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(found.splitByTile).toBe(groups <= groupWorkers)
         expect(/_(merge|merge_paced|share)$/.test(found.symbol)).toBe(found.combine === undefined)
         if (found.symbol.endsWith('_share')) {
-          expect([rows > 32, shape.batch * Math.ceil(rows / 64) > 1]).toEqual([true, true])
+          expect([rows > 32, shape.batch * Math.ceil(rows / 64) > 2]).toEqual([true, true])
           expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
           expect(found.workspace.partial_lse).toBe(2 * found.workers * 64 * 8)
           expect(found.workspace.parts_ready).toBe(2 * found.workers * 4)

@@ -22,6 +22,8 @@ const MOST_RAGGED = 128
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
 /** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
 const PACE = 0.9
+/** Tiles up to which a kernel of their own merges their parts: so few rows are little work for all blocks, as measured. */
+const MOST_COMBINED = 2
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
 
@@ -163,8 +165,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       ...handedOver(few, workers, tileRows),
     }
   }
-  // A single tile has too few rows for all blocks.
-  if (hopper && !few && shape.batch * tiles > 1) {
+  if (hopper && !few && shape.batch * tiles > MOST_COMBINED) {
     return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
