@@ -240,6 +240,13 @@ struct Segment {
   __device__ bool whole() const { return lo == 0 && hi == shape.blocks; }
 };
 
+// Nanoseconds from one KV block that a worker asks for to its next, with which one that has a whole chunk of them ends when memory has brought
+// all at p.block_ps each. Of what starting a tile counts for, its rows in and out are bytes as well: as many as a block's for 34 of them.
+__device__ __forceinline__ uint32_t pace_interval(const MlaDecodeParams& p, const LinePosition& at, int tile_rows) {
+  const float spent = fmaxf(float(at.overhead) - tile_rows / 34.f, 0.f), blocks = float(at.total) - float(p.batch * p.groups) * spent;
+  return uint32_t(float(p.block_ps) * 1e-3f * __fdividef(blocks, float(at.chunk)));
+}
+
 // Walks the segments of one group worker in order.
 struct SegmentWalk {
   int pos, end, seq_start, seq;

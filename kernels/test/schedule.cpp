@@ -1,8 +1,9 @@
 // Runs the decode kernels' own schedule (common/schedule.h) on the host, for a test to check.
-// In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile first_lead h_q s_q b, b lengths, then b + 1 query
-//                     starts or nothing.
+// In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile first_lead block_ps h_q s_q b, b lengths, then b + 1
+//                     query starts or nothing.
 // Out, a segment a line:  case group_worker seq group lo hi whole index parts closing splits first_worker entry  (the last three are -1 but
 //                         for a first part)
+//      and, a worker that has work a line:  pace case nanoseconds
 #include <cstdio>
 #include <cstring>
 #include <iostream>
@@ -20,7 +21,7 @@ int main() {
   for (int number = 0; std::getline(std::cin, line); ++number) {
     std::istringstream in(line);
     MlaDecodeParams p = {};
-    in >> p.tile_rows >> p.tiles_per_group >> p.workers >> p.min_blocks >> p.tile_overhead >> p.split_by_tile >> p.first_lead >> p.h_q >> p.s_q >> p.batch;
+    in >> p.tile_rows >> p.tiles_per_group >> p.workers >> p.min_blocks >> p.tile_overhead >> p.split_by_tile >> p.first_lead >> p.block_ps >> p.h_q >> p.s_q >> p.batch;
     std::vector<int> lengths(p.batch), starts;
     for (int& length : lengths) in >> length;
     for (int start; in >> start;) starts.push_back(start);
@@ -40,8 +41,9 @@ int main() {
         }
         SegmentWalk walk(at, worker);
         Segment seg;
-        while (walk.next(at, shapes, seg)) {
+        for (bool first = true; walk.next(at, shapes, seg); first = false) {
           if (lane != 0) continue;
+          if (first) std::printf("pace %d %u\n", number, pace_interval(p, at, p.tile_rows));
           const MlaSplit split = seg.lo == 0 ? describe_split(p, at, seg, worker) : MlaSplit{0, 0, -1, -1, {}};
           const int entry = seg.lo == 0 ? split_index(p, seg, worker) : -1;
           const PartPlace place = place_of(at, seg, worker);

@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -10,6 +11,8 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+
+inline float __fdividef(float a, float b) { return a / b; }
 
 using std::max;
 using std::min;

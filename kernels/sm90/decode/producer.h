@@ -336,22 +336,19 @@ struct Loaded {
 // L2. If all ask for whatever they have room for, memory gives less than that, and more to some multiprocessors than to others.
 template <typename Storage>
 struct Pace {
+  static constexpr uint32_t kAhead = 1 << 24;  // ns; a block that is due later than that was due before the clock's half of 32 bits came round
   uint32_t interval = 0, due = 0;
 
-  // `first` is the worker's first segment, `began` when it did, `asked` how many blocks have been asked for.
-  __device__ __forceinline__ void start(const MlaDecodeParams& p, const LinePosition& at, const Segment& first, uint32_t began, int asked) {
+  // `began`: when the worker did; `asked`: how many blocks have been asked for.
+  __device__ __forceinline__ void start(const MlaDecodeParams& p, const LinePosition& at, uint32_t began, int asked) {
     if (at.chunk < Storage::kPacedFrom || p.block_ps == 0) return;
-    // The worker that has most blocks ends with memory: that has a whole chunk, or a tile where each has one. Of what starting a tile counts for,
-    // its rows in and out are bytes as well, as many as a block's for 34 of them.
-    const bool tiles = at.chunk == first.shape.blocks + at.overhead;
-    const float spent = fmaxf(float(at.overhead) - Storage::kRows / 34.f, 0.f), blocks = float(at.total) - (tiles ? 0.f : float(p.batch * p.groups) * spent);
-    interval = uint32_t(float(p.block_ps) * 1e-3f * __fdividef(blocks, float(at.chunk)));
+    interval = pace_interval(p, at, Storage::kRows);
     const uint32_t now = now_ns();
     due = now - min(now - began, Storage::kHeadStart * interval) + (asked - 1) * interval;  // two may be asked for at once
   }
   __device__ __forceinline__ void wait() {
     if (interval == 0) return;
-    while (int(now_ns() - due) < 0) {
+    while (due - now_ns() - 1 < kAhead) {
     }
     due += interval;
   }
@@ -383,7 +380,7 @@ __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CU
     int ahead = 0;
     if constexpr (Storage::kAsksAhead) ahead = number == 0 ? sh.ahead : 0;
     empty_parity ^= ahead;
-    if (kPaced && number == 0) pace.start(p, sh.at, seg, began, ahead);
+    if (kPaced && number == 0) pace.start(p, sh.at, began, ahead);
     for (int blk = seg.lo + ahead; blk < seg.hi; ++blk) {
       const int buffer = (blk - seg.lo) & 1;
       if constexpr (kPaced) pace.wait();

@@ -40,7 +40,7 @@ function caseOf(
   target: KernelEntry['target'],
   multiprocessors = 132,
 ): Case {
-  const device = { computeCapability: [9, 0], multiprocessors } as unknown as DeviceInfo
+  const device = { computeCapability: [9, 0], multiprocessors, memoryBytesPerSecond: 3.35e12 } as unknown as DeviceInfo
   const symbol = decodeSymbol(shape, target)
   const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
   return { shape, schedule: scheduleDecode(shape, entry, device), lengths, queries }
@@ -69,29 +69,41 @@ const anyCase = fc
     return caseOf(ragged ? { ...shape, totalQueries } : shape, lengths, queries, target, multiprocessors)
   })
 
-/** Segments of each case by tile group, `sequence,group`. */
-function run(cases: readonly Case[]): Map<string, Segment[]>[] {
+interface Found {
+  /** Segments by tile group, `sequence,group`. */
+  readonly segments: Map<string, Segment[]>
+  /** Of each worker that has work: nanoseconds from one KV block that it asks for to the next. */
+  readonly paces: number[]
+}
+
+/** What the device derives in each case. */
+function run(cases: readonly Case[]): Found[] {
   const input = cases.map(({ shape, schedule, lengths, queries }) => {
-    const { tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitByTile, firstLead } = schedule
+    const { tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitByTile, firstLead, blockPs } = schedule
     const starts = shape.totalQueries === undefined ? [] : [0]
     if (starts.length > 0) for (const n of queries) starts.push(starts.at(-1)! + n)
-    const head = [tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitByTile ? 1 : 0, firstLead]
+    const head = [tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, splitByTile ? 1 : 0, firstLead, blockPs]
     return [...head, shape.hQ, shape.sQ, shape.batch, ...lengths, ...starts].join(' ')
   })
-  const found = cases.map(() => new Map<string, Segment[]>())
+  const found = cases.map((): Found => ({ segments: new Map(), paces: [] }))
   for (const line of program!(input)) {
+    const pace = /^pace (\d+) (\d+)$/.exec(line)
+    if (pace) {
+      found[Number(pace[1])]!.paces.push(Number(pace[2]))
+      continue
+    }
     const [number, worker, seq, group, lo, hi, whole, index, count, closing, splits, firstWorker, entry] = line
       .split(' ')
       .map(Number)
     const segment = { worker, lo, hi, whole: whole === 1, index, count, closing, splits, firstWorker, entry } as Segment
-    const segments = found[number!]!
+    const { segments } = found[number!]!
     const key = `${seq},${group}`
     segments.set(key, [...(segments.get(key) ?? []), segment])
   }
   return found
 }
 
-function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<string, readonly Segment[]>): void {
+function check({ shape, schedule, lengths, queries }: Case, { segments: found, paces }: Found): void {
   const { tileRows, tilesPerGroup, workers, minBlocks, tileOverhead, firstLead, workspace } = schedule
   const groupWorkers = workers / tilesPerGroup
   const blocksOf = lengths.map((tokens) => Math.ceil(tokens / 64))
@@ -133,6 +145,18 @@ function check({ shape, schedule, lengths, queries }: Case, found: ReadonlyMap<s
   expect(Math.max(...shares.map(({ blocks }) => blocks))).toBeLessThanOrEqual(
     equal + Math.floor(equal / 16) + firstLead,
   )
+  // At their pace workers ask for everything in the time that memory takes for it, and not much sooner. Whole pieces of equal tiles are rounded
+  // up, and a plan of ragged queries doesn't know how many sequences have any.
+  if (shape.totalQueries !== undefined || schedule.blockPs === 0) return
+  const blocks = blocksOf.reduce((sum, n, i) => sum + n * groupsOf[i]!, 0)
+  const memory = (blocks + (units - blocks) * Math.min(tileRows / 34 / tileOverhead, 1)) * schedule.blockPs * 1e-3
+  const most = Math.max(...shares.map((share) => share.blocks))
+  const pieces = new Set(blocksOf).size === 1 ? 1 + most / Math.max(blocksOf[0]!, 1) : 1
+  if (most < 8) return
+  for (const pace of paces) {
+    expect(most * pace).toBeLessThanOrEqual(memory * 1.04 * pieces)
+    expect(Math.max(equal, most) * (pace + 1)).toBeGreaterThanOrEqual(memory * 0.9)
+  }
 }
 
 describe.skipIf(!program)(
@@ -143,11 +167,35 @@ describe.skipIf(!program)(
       for (const [i, found] of run(cases).entries()) check(cases[i]!, found)
     })
 
+    test('has workers ask for KV blocks at the pace with which the one that has most ends with memory', () => {
+      const of = (lengths: number[], hQ: number) => {
+        const shape = { dtype: 'bf16', batch: lengths.length, sQ: 1, hQ, pageSize: 64 } as const
+        return caseOf(shape, lengths, Array(lengths.length).fill(1), 'sm_90a')
+      }
+      const uneven = Array.from({ length: 128 }, (_, i) => 64 * (30 + (i % 50)))
+      const cases = [
+        of(Array(128).fill(4096), 16),
+        of(Array(128).fill(4096), 64),
+        of(Array(32).fill(4096), 16),
+        of(Array(100).fill(3000), 32),
+        of(uneven, 16),
+      ]
+      const { blockPs } = cases[0]!.schedule
+      // 128 workers of as many blocks each, thrice. Then 132 of 38 units at most, which start 100 tiles of 47 blocks and the bytes of 32 rows; then the same of 16.
+      const blocks = uneven.reduce((sum, tokens) => sum + tokens / 64, 0)
+      const chunk = Math.ceil((blocks + 128 * 2) / 132)
+      const shares = [128, 128, 128, (100 * (47 + 32 / 34)) / 38, (blocks + (128 * 16) / 34) / chunk]
+      for (const [i, { paces }] of run(cases).entries()) {
+        const expected = (shares[i]! * blockPs) / 1000
+        expect(Math.max(...paces.map((pace) => Math.abs(pace - expected)))).toBeLessThanOrEqual(1)
+      }
+    })
+
     test('lays out few tiles of equal length as whole pieces, many as whole tiles', () => {
       const of = (b: number, tokens: number, hQ: number) =>
         caseOf({ dtype: 'bf16', batch: b, sQ: 1, hQ, pageSize: 64 }, Array(b).fill(tokens), Array(b).fill(1), 'sm_90a')
       const cases = [of(8, 4096, 128), of(32, 4096, 16), of(4, 32_768, 16), of(128, 4096, 128), of(1, 64, 16)]
-      const parts = run(cases).map((found) => new Set([...found.values()].map((segments) => segments.length)))
+      const parts = run(cases).map(({ segments }) => new Set([...segments.values()].map((of) => of.length)))
       expect(parts).toEqual([new Set([8]), new Set([4]), new Set([32]), new Set([1]), new Set([1])])
     })
   },
