@@ -8,7 +8,7 @@ using namespace flashmla;
       name(const __grid_constant__ MlaDecodeParams p, const __grid_constant__ CUtensorMap q,                    \
            const __grid_constant__ CUtensorMap kv, const __grid_constant__ CUtensorMap kv_tile) {               \
     extern __shared__ uint8_t raw[];                                                                            \
-    decode::decode<type, gather, __VA_ARGS__>(p, &q, &kv, &kv_tile, raw);                                        \
+    decode::decode<type, gather, __VA_ARGS__>(p, &q, &kv, &kv_tile, raw);                                       \
   }
 
 MLA_DECODE(mla_decode_bf16, Bf16, false, decode::Parts::kCombined)

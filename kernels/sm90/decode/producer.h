@@ -169,23 +169,31 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage
   }
 }
 
+constexpr int kLines = kWidth * 2 / 128;  // of a row, of what L2 takes at once
+__device__ __forceinline__ void prefetch(const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); }
+
+// Queries from a row of the segment's on, as many as a tile has; the consumers.
+template <typename Storage>
+__device__ __forceinline__ void prefetch_queries(const MlaDecodeParams& p, const Segment& seg, int first_row) {
+  constexpr int kOfRow = kConsumerThreads / Storage::kRows;
+  const int thread = threadIdx.x, row = first_row + thread / kOfRow;
+  const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
+  if (row < seg.shape.s_q * p.h_q) {
+    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
+  }
+}
+
 // Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
 // A guess may be wrong, and ids be anything: nothing outside the tensors is touched. kStops: once that has ended, since the copies fetch it
 // all then. Blocks side by side go on: what they have fetched together keeps them together.
 template <bool kStops, typename Storage>
 __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh) {
-  constexpr int kLines = kWidth * 2 / 128, kOfRow = kConsumerThreads / Storage::kRows;
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
   const volatile int& precedes = sh.precedes;
   if (!precedes || !note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x, member = Worker(p).member;
-  const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
-  const int row = (seg.group * p.tiles_per_group + member) * Storage::kRows + thread / kOfRow;
-  const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
-  if (row < seg.shape.s_q * p.h_q) {
-    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
-  }
+  prefetch_queries<Storage>(p, seg, (seg.group * p.tiles_per_group + member) * Storage::kRows);
   // Two threads a token; of blocks side by side the first two take a KV block each.
   const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
   if (p.tiles_per_group > 1 && block != member) return;
@@ -207,17 +215,12 @@ __device__ __forceinline__ uint32_t now_ns() {
 // lengths, instructions and parts that others wait for. So more blocks can be fetched, by workers that start early.
 template <typename Storage>
 __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh) {
-  constexpr int kLines = kWidth * 2 / 128, kOfRow = kConsumerThreads / Storage::kRows;
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
   const volatile int& precedes = sh.precedes;
   if (!precedes || !note.any || seg.shape.blocks == 0) return;
-  const int thread = threadIdx.x, row = thread / kOfRow;
-  const auto prefetch = [](const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); };
-  const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
-  if (row < seg.shape.s_q * p.h_q) {
-    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
-  }
+  const int thread = threadIdx.x;
+  prefetch_queries<Storage>(p, seg, 0);
   const uint32_t pace = unsigned(p.block_ps * p.group_workers) / 3000;  // of kConsumerThreads lines, which are 4 / 9 of a block
   uint32_t due = now_ns();
 #pragma unroll 1

@@ -32,7 +32,7 @@ struct SharedStorage {
   static constexpr int kRows = kTileRows;
   static constexpr int kLoadingThreads = decode_few::kLoadingThreads;
   static constexpr bool kAsksAhead = true;
-  static constexpr int kFetchedBlocks = 5;  // that are fetched into L2 at most while what comes before runs
+  static constexpr int kFetchedBlocks = 5;  // KV blocks that are fetched into L2 at most while what comes before runs
   static constexpr int kPacedFrom = 8;
   static constexpr int kHeadStart = 3;
   static constexpr bool kLeftFirst = kByRows;
