@@ -22,7 +22,8 @@ class DecodeParams(C.Structure):
         (n, C.c_int64) for n in ('block_table_stride', 'kv_page_stride', 'kv_row_stride')] + [('softmax_scale', C.c_float)] + [
         (n, C.c_int32) for n in ('batch', 's_q', 'h_q', 'page_size', 'out_dtype', 'workers', 'tiles_per_group', 'min_blocks',
                                  'tile_overhead', 'tile_rows', 'split_by_tile')] + [
-        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [(n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'first_lead', 'block_ps', 'reserved')]
+        (n, C.c_void_p) for n in ('splits', 'parts_ready')] + [
+        (n, C.c_int32) for n in ('num_blocks', 'group_workers', 'groups', 'first_lead', 'block_ps', 'reserved')]
 
 
 class AppendParams(C.Structure):
@@ -150,8 +151,9 @@ class Decode:
         if few_rows and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
         shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2)
+        merge = '_merge_paced' if not few_rows and group == 1 and tune.get('paced', 1) else '_merge'
         if not portable:
-            self.symbol += '_gather' if variant == 'gather' else '_merge' + '_paced' * (not few_rows and group == 1 and bool(tune.get('paced', 1))) if merges else '_share' if shares else ''
+            self.symbol += '_gather' if variant == 'gather' else merge if merges else '_share' if shares else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
         part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
@@ -170,7 +172,8 @@ class Decode:
                                    OUT_DTYPES[self.out.dtype], workers, group, tune.get('min_blocks', 1 if portable or few_rows else 2),
                                    tune.get('overhead', 1 if portable else 3 if shares else 2), tile_rows,
                                    int(by_tile), self.splits.data_ptr(), self.ready.data_ptr() if merges or shares else None,
-                                   kv.shape[0], workers // group, -(-tiles // group), tune.get('lead', 2 if merges and not few_rows else 0), tune.get('block_ps', block_ps()), 0)
+                                   kv.shape[0], workers // group, -(-tiles // group), tune.get('lead', 2 if merges and not few_rows else 0),
+                                   tune.get('block_ps', block_ps()), 0)
         self.grid = (workers, 1, 1)
         entries, group_rows = groups if by_tile else workers // group, min(tile_rows * group, rows)
         by_halves = entries * group_rows <= 512 and workers // group >= 8 * entries

@@ -19,7 +19,8 @@ namespace flashmla::decode {
 // Who merges a tile's parts: mla_combine, its blocks in pairs, or its blocks rows each.
 enum class Parts { kCombined, kMerged, kShared };
 
-template <typename T, bool kGather, Parts kParts, bool kPaced = false>
+// kPaced: KV blocks are asked for at the pace of memory.
+template <typename T, bool kGather, Parts kParts, bool kPaced>
 __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorMap* map_q, const CUtensorMap* map_kv,
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
@@ -53,7 +54,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     } else {
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
       if (warp == 8) {
-        const Loaded last = produce_tma<kPaced>(p, map_kv, map_tile, sh, 0);
+        const Loaded last = produce_tma<kPaced>(p, map_kv, map_tile, sh, 0);  // without a head start it is no matter when the block began
         if constexpr (kParts == Parts::kMerged) load_parts(p, sh, last);
       }
       if (hands) show_part(p, worker.index);

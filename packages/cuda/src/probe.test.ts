@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { probe, probeHere } from './probe'
-import { FakeDriver, H100 } from './testing/fake-driver'
+import { H100 } from './testing/fake-device'
+import { FakeDriver } from './testing/fake-driver'
 
 const folder = mkdtempSync(join(tmpdir(), 'flashmla-probe-'))
 afterAll(() => rmSync(folder, { recursive: true }))

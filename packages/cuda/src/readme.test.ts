@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs'
 import ts from 'typescript'
 import { expect, test, vi } from 'vitest'
 import * as cuda from './index'
-import { FakeDriver, H100 } from './testing/fake-driver'
+import { H100 } from './testing/fake-device'
+import { FakeDriver } from './testing/fake-driver'
 
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
 const index = readFileSync(new URL('./index.ts', import.meta.url), 'utf8')

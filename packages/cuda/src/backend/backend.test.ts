@@ -5,7 +5,8 @@ import { describe, expect, it, test } from 'vitest'
 import { Driver } from '../driver/driver'
 import { CudaError, CudaUnavailableError } from '../errors'
 import { fakeBackend, field, source } from '../testing/fake-backend'
-import { FakeDriver, H100 } from '../testing/fake-driver'
+import { H100 } from '../testing/fake-device'
+import { FakeDriver } from '../testing/fake-driver'
 import { createCudaBackend } from './create'
 
 describe('what of the contract needs no kernels', async () => {

@@ -6,7 +6,8 @@ import { DeviceMemory } from '../driver/memory'
 import { Stream } from '../driver/stream'
 import { KernelLibrary } from '../kernels/library'
 import { MlaAppendParams } from '../kernels/params'
-import { FakeDriver, H100 } from '../testing/fake-driver'
+import { H100 } from '../testing/fake-device'
+import { FakeDriver } from '../testing/fake-driver'
 import { type AppendTensors, append, cast } from './append'
 
 function setUp() {

@@ -20,12 +20,15 @@ const MOST_RAGGED = 128
 
 /** Whether a tile's blocks merge its parts in pairs: where those are few, as measured. */
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
-/** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
-const PACE = 0.9
-/** Tiles up to which a kernel of their own merges their parts: so few rows are little work for all blocks, as measured. */
-const MOST_COMBINED = 2
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
+/** Tiles up to which a kernel of its own merges their parts: so few rows are little work for all blocks, as measured. */
+const MOST_COMBINED = 2
+/** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
+const PACE = 0.9
+const BLOCK_BYTES = 64 * QK_WIDTH * 2
+/** Bound that keeps the kernels' 32-bit arithmetic right: 0.08 TB/s, far below what a Hopper card has. */
+const MOST_BLOCK_PS = 1_000_000
 
 /** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
 export interface DecodeShape {
@@ -118,10 +121,8 @@ export interface DecodeSchedule {
 type CombineGrid = readonly [number, number, number]
 type WorkMemory = 'partial_out' | 'partial_lse' | 'splits' | 'parts_ready'
 
-const BLOCK_BYTES = 64 * QK_WIDTH * 2
-/** At most what a slower memory than any such device has would take, so that the kernels' 32-bit arithmetic holds. */
 const blockPicoseconds = (rate: number) =>
-  rate > 0 ? Math.min(Math.round((BLOCK_BYTES * 1e12) / (PACE * rate)), 1_000_000) : 0
+  rate > 0 ? Math.min(Math.round((BLOCK_BYTES * 1e12) / (PACE * rate)), MOST_BLOCK_PS) : 0
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
 export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: DeviceInfo): DecodeSchedule {

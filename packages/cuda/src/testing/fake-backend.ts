@@ -6,7 +6,8 @@ import { Driver } from '../driver/driver'
 import * as structs from '../kernels/model-params'
 import { MlaDecodeParams } from '../kernels/params'
 import type { Struct } from '../kernels/struct'
-import { FakeDriver, type FakeLaunch, H100 } from './fake-driver'
+import { H100 } from './fake-device'
+import { FakeDriver, type FakeLaunch } from './fake-driver'
 
 export const capacity = { maxSequences: 4, maxTokens: 8, maxBlocks: 5 }
 

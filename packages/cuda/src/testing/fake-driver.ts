@@ -1,23 +1,6 @@
 // A driver without a device, for tests: it keeps handles and byte buffers, records every call and runs no kernel.
 import type { DriverApi, DriverFunction } from '../driver/api'
-
-export interface FakeDevice {
-  name: string
-  computeCapability: [number, number]
-  multiprocessors: number
-  memoryBytes: number
-  memoryClockKHz: number
-  memoryBusBits: number
-}
-
-export const H100: FakeDevice = {
-  name: 'NVIDIA H100 80GB HBM3',
-  computeCapability: [9, 0],
-  multiprocessors: 132,
-  memoryBytes: 79 * 2 ** 30,
-  memoryClockKHz: 2_619_000,
-  memoryBusBits: 5120,
-}
+import { attributeOf, type FakeDevice, H100 } from './fake-device'
 
 /** What a launch handed over: the launch configuration and each parameter's bytes, copied at that moment. */
 export interface FakeLaunch {
@@ -171,18 +154,8 @@ export class FakeDriver implements DriverApi {
         return 0
       case 'cuDeviceTotalMem_v2':
         return put64(a, BigInt(this.#device(b).memoryBytes))
-      case 'cuDeviceGetAttribute': {
-        const { computeCapability, multiprocessors, memoryClockKHz, memoryBusBits } = this.#device(c)
-        const known: Record<number, number> = {
-          16: multiprocessors,
-          36: memoryClockKHz,
-          37: memoryBusBits,
-          75: computeCapability[0],
-          76: computeCapability[1],
-          97: 232448,
-        }
-        return put32(a, known[b as number]!)
-      }
+      case 'cuDeviceGetAttribute':
+        return put32(a, attributeOf(this.#device(c), b as number))
       case 'cuDevicePrimaryCtxRetain': {
         const ordinal = this.devices.indexOf(this.#device(b))
         this.retained.set(ordinal, (this.retained.get(ordinal) ?? 0) + 1)
