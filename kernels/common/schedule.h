@@ -60,6 +60,7 @@ struct KnownShapes {
 };
 constexpr int kKnownLengths = 128;  // of as many sequences at most
 constexpr int kKnownOfLane = kKnownLengths / 32;
+__device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
 
 // How the line is laid out, and where a position of it falls.
 struct LinePosition {

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "../../include/flashmla_params.h"
+#include "../../common/order.h"
 #include "../../common/schedule.h"
 #include "../../common/trace.h"
 #include "../ptx/barrier.h"
@@ -64,7 +65,6 @@ struct SharedStorage {
   static constexpr int kLoadingThreads = kThreads - kConsumerThreads;
   static constexpr bool kAsksAhead = false;  // whether what is guessed is asked for before the guess is confirmed
   static constexpr int kPacedFrom = 24;      // KV blocks of a worker from which on it asks for them at a pace
-  static constexpr int kHeadStart = 0;       // KV blocks that may be asked for before their time
   static constexpr bool kLeftFirst = false;  // whether the left half is freed first in both buffers
   static constexpr int kReleases = 4;        // warps that free a region
   uint8_t q[kTiles][kTileBytes];      // tile 8 turns into P0 once both warpgroups hold it in registers
@@ -82,6 +82,8 @@ struct SharedStorage {
   int precedes;        // whether what comes before the kernel still runs
   int known;           // whether the lengths are in seq_lens
   int32_t seq_lens[kKnownLengths];
+
+  __device__ __forceinline__ static InOrder order(const MlaDecodeParams&, const Segment&, int) { return {}; }
 };
 constexpr int kSharedBytes = sizeof(SharedStorage) + 1024;  // room to align to the swizzle's period
 static_assert(kSharedBytes <= 232448, "shared memory of one block");

@@ -54,7 +54,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     } else {
       // Branches of whole warps: of what else there is the compiler keeps too much for so few registers.
       if (warp == 8) {
-        const Loaded last = produce_tma<kPaced>(p, map_kv, map_tile, sh, 0);  // without a head start it is no matter when the block began
+        const Loaded last = produce_tma<kPaced>(p, map_kv, map_tile, sh);
         if constexpr (kParts == Parts::kMerged) load_parts(p, sh, last);
       }
       if (hands) show_part(p, worker.index);

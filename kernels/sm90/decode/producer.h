@@ -58,9 +58,6 @@ __device__ __forceinline__ void wait_for_precedent() {
   if ((threadIdx.x & 31) == 0) trace(kTracePrecedent);
 }
 
-// Whether the lengths fit into the clerk's registers.
-__device__ __forceinline__ bool lengths_known(const MlaDecodeParams& p) { return p.query_start == nullptr && p.batch <= kKnownLengths; }
-
 // The worker's first segment, from where it starts on the line, and its place among its tile's parts.
 template <bool kMerges, typename AnyShapes, typename Storage>
 __device__ __forceinline__ void note_first(const MlaDecodeParams& p, Storage& sh, const AnyShapes& shapes, const LinePosition& at,
@@ -211,8 +208,9 @@ __device__ __forceinline__ uint32_t now_ns() {
   return ns;
 }
 
-// The same for segments whose blocks work alone, at 1.3 times the worker's share of memory's rate: what waits in its queues is in the way of the
-// lengths, instructions and parts that others wait for. So more blocks can be fetched, by workers that start early.
+// The same for segments whose blocks work alone, at little more than the worker's share of memory's rate: what waits in its queues is in the way
+// of the lengths, instructions and parts that others wait for, and what it is asked for beyond is dropped. So more blocks can be fetched, by workers
+// that start early; and for a while after what comes before has ended, but the first, which is asked for then.
 template <typename Storage>
 __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh) {
   const Note& note = sh.note[0];
@@ -221,13 +219,21 @@ __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const S
   if (!precedes || !note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x;
   prefetch_queries<Storage>(p, seg, 0);
-  const uint32_t pace = unsigned(p.block_ps * p.group_workers) / 3000;  // of kConsumerThreads lines, which are 4 / 9 of a block
-  uint32_t due = now_ns();
+  const uint32_t pace = unsigned(p.block_ps * p.group_workers) / Storage::kFetchPace;  // of kConsumerThreads lines
+  uint32_t due = now_ns(), preceded = due;
 #pragma unroll 1
   for (int i = thread; i < Storage::kFetchedBlocks * kBlockTokens * kLines; i += kConsumerThreads, due += pace) {
+    uint32_t now;
     do {
-      if (!precedes) return;
-    } while (int(now_ns() - due) < 0);
+      now = now_ns();
+      if (precedes) {
+        preceded = now;
+      } else if (now - preceded >= Storage::kFetchesOn) {
+        return;
+      } else if (i < kBlockTokens * kLines) {
+        i += kBlockTokens * kLines;
+      }
+    } while (int(now - due) < 0);
     const int nth = unsigned(i) / unsigned(kLines), token = seg.lo * kBlockTokens + nth, page = unsigned(token) / unsigned(p.page_size);
     if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
     const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
@@ -335,20 +341,20 @@ struct Loaded {
   uint32_t empty_parity;  // of buffers 0 and 1, a bit each
 };
 
-// When a worker asks for its KV blocks: no sooner than at its share of nine tenths of memory's rate, but for those that it may have fetched into
-// L2. If all ask for whatever they have room for, memory gives less than that, and more to some multiprocessors than to others.
+// When a worker asks for its KV blocks: no sooner than at its share of nine tenths of memory's rate, once those are used up that it may have fetched
+// into L2. If all ask for whatever they have room for, memory gives less than that, and more to some multiprocessors than to others.
 template <typename Storage>
 struct Pace {
   static constexpr uint32_t kAhead = 1 << 24;  // ns; a block that is due later than that was due before the clock's half of 32 bits came round
   uint32_t interval = 0, due = 0;
 
-  // `began`: when the worker did; `asked`: how many blocks have been asked for.
-  __device__ __forceinline__ void start(const MlaDecodeParams& p, const LinePosition& at, uint32_t began, int asked) {
+  __device__ __forceinline__ void start(const MlaDecodeParams& p, const LinePosition& at) {
     if (at.chunk < Storage::kPacedFrom || p.block_ps == 0) return;
     interval = pace_interval(p, at, Storage::kRows);
-    const uint32_t now = now_ns();
-    due = now - min(now - began, Storage::kHeadStart * interval) + (asked - 1) * interval;  // two may be asked for at once
+    due = now_ns() - interval;  // two may be asked for at once
   }
+  // Where a block isn't waited with.
+  __device__ __forceinline__ void pass() { due = now_ns(); }
   __device__ __forceinline__ void wait() {
     if (interval == 0) return;
     while (due - now_ns() - 1 < kAhead) {
@@ -360,7 +366,7 @@ struct Pace {
 // Pages of 16, 32 or a multiple of 64 tokens: one warp, by tensor maps.
 template <bool kPaced, typename Storage>
 __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CUtensorMap* map_kv, const CUtensorMap* map_tile,
-                                            Storage& sh, uint32_t began) {
+                                            Storage& sh) {
   using namespace ptx;
   const int lane = threadIdx.x & 31;
   const uint64_t policy = kv_policy(p);
@@ -383,10 +389,17 @@ __device__ __forceinline__ Loaded produce_tma(const MlaDecodeParams& p, const CU
     int ahead = 0;
     if constexpr (Storage::kAsksAhead) ahead = number == 0 ? sh.ahead : 0;
     empty_parity ^= ahead;
-    if (kPaced && number == 0) pace.start(p, sh.at, began, ahead);
-    for (int blk = seg.lo + ahead; blk < seg.hi; ++blk) {
-      const int buffer = (blk - seg.lo) & 1;
-      if constexpr (kPaced) pace.wait();
+    if (kPaced && number == 0) pace.start(p, sh.at);
+    const auto order = Storage::order(p, seg, number);
+    for (int next = seg.lo + ahead; next < seg.hi; ++next) {
+      const int n = next - seg.lo, blk = seg.lo + order(n), buffer = n & 1;
+      if constexpr (kPaced) {
+        if (n < order.mixed()) {
+          pace.pass();
+        } else {
+          pace.wait();
+        }
+      }
       const int page_of_block = blocks_per_page == 1 ? blk : blk / unsigned(blocks_per_page);
       const int first_page = page_of_block * pages_per_block;
       if (first_page - id_base >= 32) {

@@ -32,9 +32,10 @@ struct SharedStorage {
   static constexpr int kRows = kTileRows;
   static constexpr int kLoadingThreads = decode_few::kLoadingThreads;
   static constexpr bool kAsksAhead = true;
-  static constexpr int kFetchedBlocks = 5;  // KV blocks that are fetched into L2 at most while what comes before runs
+  static constexpr int kFetchedBlocks = 4;  // KV blocks that are fetched into L2 at most while what comes before runs
+  static constexpr int kFetchPace = kByRows ? 3000 : 4000;  // 1.3 and 1.8 times memory's rate: kConsumerThreads lines are 4 / 9 of a block
+  static constexpr uint32_t kFetchesOn = kByRows ? 1500 : 0;  // ns for which it goes on when that has ended
   static constexpr int kPacedFrom = 8;
-  static constexpr int kHeadStart = 3;
   static constexpr bool kLeftFirst = kByRows;
   static constexpr int kReleases = kByRows ? 8 : 4;
   uint8_t q[kTiles][kTileRows / decode_few::kRows][kRowTileBytes];
@@ -55,9 +56,15 @@ struct SharedStorage {
   int known;
   int ahead;  // blocks of the first segment that the producer has asked for already
   int32_t seq_lens[kKnownLengths];
+
+  // Only what is guessed is fetched ahead. Page ids of smaller pages than a block are held for too few blocks to go back.
+  __device__ __forceinline__ static BlockOrder order(const MlaDecodeParams& p, const Segment& seg, int number) {
+    return BlockOrder(seg.hi - seg.lo, number == 0 && lengths_known(p) ? kFetchedBlocks : 0, p.page_size >= kBlockTokens);
+  }
 };
 template <int kTileRows>
 constexpr int kSharedBytes = sizeof(SharedStorage<kTileRows>) + 1024;
+static_assert(3 * SharedStorage<16>::kFetchedBlocks <= 32, "page ids that the producer holds");
 static_assert(kSharedBytes<16> <= 209920 && kSharedBytes<32> <= 212992, "with two blocks of the combine kernel beside it");
 
 }  // namespace flashmla::decode_few

@@ -216,17 +216,18 @@ struct Consumer {
     wait_queries();
     if (threadIdx.x == 0) trace_segment(segment, kTraceQueries);
     next_buffer = 0;
+    const BlockOrder order = Storage::order(p, seg, segment);
 #pragma unroll 1
-    for (int block = seg.lo + (kByRows ? 0 : wg); block < seg.hi; block += kByRows ? 1 : 2) {
-      const int first_token = block * kBlockTokens;
+    for (int n = kByRows ? 0 : wg; n < seg.hi - seg.lo; n += kByRows ? 1 : 2) {
+      const int first_token = (seg.lo + order(n)) * kBlockTokens;
       float s[8];
       scores(s);
       release(sh.empty[buffer()][decode::kRope]);
-      if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceScores);
+      if (n == 0 && threadIdx.x == 0) trace_segment(segment, kTraceScores);
       zero_tail(seg.shape.seq_len - first_token);
       softmax(s, rows, first_token, scale_log2, o, m, l);
       values(o);
-      if (block == seg.lo && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
+      if (n == 0 && threadIdx.x == 0) trace_segment(segment, kTraceProduct);
       parities ^= kByRows ? 1u << next_buffer : 1u;
       next_buffer ^= 1;
       turn ^= 1;

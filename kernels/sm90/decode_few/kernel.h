@@ -21,11 +21,10 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
   if (warp >= 8) {
-    const uint32_t began = decode::now_ns();
     bool asked = false;
     const decode::Worker worker(p);
     if (warp == 9) asked = decode::find_place<true, kMerges>(p, sh, map_q, worker);
-    if (warp == 8 && decode::lengths_known(p)) {
+    if (warp == 8 && lengths_known(p)) {
       bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
       decode::ask_ahead(p, map_kv, map_tile, sh);
     } else {
@@ -35,7 +34,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (warp == 9 && lane == 0) decode::announce<kMerges>(p, sh, map_q, worker, 0, asked);
     __syncwarp();
     bar_arrive(decode::kNoted, kThreads);
-    if (warp == 8) decode::produce_tma<true>(p, map_kv, map_tile, sh, began);
+    if (warp == 8) decode::produce_tma<true>(p, map_kv, map_tile, sh);
     if (warp == 9) decode::announce_rest<kMerges>(p, sh, map_q, worker);
     return;
   }
@@ -48,7 +47,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     prefetch_map(map_kv);
     prefetch_map(map_tile);
   }
-  if (decode::lengths_known(p)) {
+  if (lengths_known(p)) {
     bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
     decode::prefetch_paced(p, sh);
   }
