@@ -210,7 +210,7 @@ __device__ __forceinline__ uint32_t now_ns() {
 
 // The same for segments whose blocks work alone, at little more than the worker's share of memory's rate: what waits in its queues is in the way
 // of the lengths, instructions and parts that others wait for, and what it is asked for beyond is dropped. So more blocks can be fetched, by workers
-// that start early; and for a while after what comes before has ended, but the first, which is asked for then.
+// that start early. It may go on for a while when what comes before has ended; the first block is asked for then, and not fetched any more.
 template <typename Storage>
 __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh) {
   const Note& note = sh.note[0];
