@@ -169,15 +169,13 @@ __device__ __forceinline__ void describe(const MlaDecodeParams& p, const Storage
 constexpr int kLines = kWidth * 2 / 128;  // of a row, of what L2 takes at once
 __device__ __forceinline__ void prefetch(const char* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory"); }
 
-// Queries from a row of the segment's on, as many as a tile has; the consumers.
+// Queries from a row of the segment's on, as many as a tile has, a thread each; the consumers. Of lines asked for faster than memory brings them
+// some would be dropped.
 template <typename Storage>
 __device__ __forceinline__ void prefetch_queries(const MlaDecodeParams& p, const Segment& seg, int first_row) {
-  constexpr int kOfRow = kConsumerThreads / Storage::kRows;
-  const int thread = threadIdx.x, row = first_row + thread / kOfRow;
+  const int thread = threadIdx.x, row = first_row + thread;
   const char* q = static_cast<const char*>(p.q) + (int64_t(seg.shape.query_start) * p.h_q + row) * (kWidth * 2);
-  if (row < seg.shape.s_q * p.h_q) {
-    for (int line = thread % kOfRow; line < kLines; line += kOfRow) prefetch(q + line * 128);
-  }
+  if (thread < Storage::kRows && row < seg.shape.s_q * p.h_q) ptx::bulk_prefetch(q, kWidth * 2);
 }
 
 // Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
