@@ -1,17 +1,12 @@
 // Runs in which order a worker takes the KV blocks of a segment (common/order.h) on the host, for a test to check.
 // In, a case a line:  blocks most_fetched alternates
 // Out, a case a line:  mixed, then the blocks in their order
-#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <sstream>
 #include <string>
 
-#define __device__
-#define __forceinline__ inline
-
-using std::max;
-using std::min;
+#include "warp.h"
 
 #include "../common/order.h"
 

@@ -178,9 +178,19 @@ __device__ __forceinline__ void prefetch_queries(const MlaDecodeParams& p, const
   if (thread < Storage::kRows && row < seg.shape.s_q * p.h_q) ptx::bulk_prefetch(q, kWidth * 2);
 }
 
-// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers.
-// A guess may be wrong, and ids be anything: nothing outside the tensors is touched. kStops: once that has ended, since the copies fetch it
-// all then. Blocks side by side go on: what they have fetched together keeps them together.
+// Where a token of a guessed segment stands in the cache, if it does: a guess may be wrong, and ids be anything, and nothing outside the tensors is
+// touched.
+__device__ __forceinline__ bool guessed_row(const MlaDecodeParams& p, const Segment& seg, int token, const char*& kv) {
+  const int page = unsigned(token) / unsigned(p.page_size);
+  if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return false;
+  const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
+  if (id < 0 || id >= p.num_blocks) return false;
+  kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+  return true;
+}
+
+// Fetches the queries and the first two KV blocks of a guessed segment into L2, while what comes before still runs; the consumers. kStops:
+// once that has ended, since the copies fetch it all then. Blocks side by side go on: what they have fetched together keeps them together.
 template <bool kStops, typename Storage>
 __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const Storage& sh) {
   const Note& note = sh.note[0];
@@ -192,11 +202,8 @@ __device__ __forceinline__ void prefetch_guessed(const MlaDecodeParams& p, const
   // Two threads a token; of blocks side by side the first two take a KV block each.
   const int token = seg.lo * kBlockTokens + (thread >> 1), block = thread >> 7;
   if (p.tiles_per_group > 1 && block != member) return;
-  const int page = unsigned(token) / unsigned(p.page_size);
-  if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
-  const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
-  if (id < 0 || id >= p.num_blocks) return;
-  const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+  const char* kv;
+  if (!guessed_row(p, seg, token, kv)) return;
   for (int line = thread & 1; line < kLines && (!kStops || precedes); line += 2) prefetch(kv + line * 128);
 }
 
@@ -206,7 +213,7 @@ __device__ __forceinline__ uint32_t now_ns() {
   return ns;
 }
 
-// The same for segments whose blocks work alone, at little more than the worker's share of memory's rate: what waits in its queues is in the way
+// What prefetch_guessed does, for segments whose blocks work alone, at little more than the worker's share of memory's rate: what waits in its queues is in the way
 // of the lengths, instructions and parts that others wait for, and what it is asked for beyond is dropped. So more blocks can be fetched, by workers
 // that start early. It may go on for a while when what comes before has ended; the first block is asked for then, and not fetched any more.
 template <typename Storage>
@@ -226,17 +233,15 @@ __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const S
       now = now_ns();
       if (precedes) {
         preceded = now;
-      } else if (now - preceded >= Storage::kFetchesOn) {
+      } else if (!Storage::fetches_on(now - preceded)) {
         return;
       } else if (i < kBlockTokens * kLines) {
         i += kBlockTokens * kLines;
       }
     } while (int(now - due) < 0);
-    const int nth = unsigned(i) / unsigned(kLines), token = seg.lo * kBlockTokens + nth, page = unsigned(token) / unsigned(p.page_size);
-    if (token >= min(seg.hi * kBlockTokens, seg.shape.seq_len) || page >= p.block_table_stride) return;
-    const int id = __ldcg(p.block_table + seg.seq * p.block_table_stride + page);
-    if (id < 0 || id >= p.num_blocks) return;
-    const char* kv = static_cast<const char*>(p.kv) + (id * p.kv_page_stride + (token - page * p.page_size) * p.kv_row_stride) * 2;
+    const int nth = unsigned(i) / unsigned(kLines);
+    const char* kv;
+    if (!guessed_row(p, seg, seg.lo * kBlockTokens + nth, kv)) return;
     prefetch(kv + (i - nth * kLines) * 128);
   }
 }

@@ -34,7 +34,6 @@ struct SharedStorage {
   static constexpr bool kAsksAhead = true;
   static constexpr int kFetchedBlocks = 4;  // KV blocks that are fetched into L2 at most while what comes before runs
   static constexpr int kFetchPace = kByRows ? 3000 : 4000;  // 1.3 and 1.8 times memory's rate: kConsumerThreads lines are 4 / 9 of a block
-  static constexpr uint32_t kFetchesOn = kByRows ? 1500 : 0;  // ns for which it goes on when that has ended
   static constexpr int kPacedFrom = 8;
   static constexpr bool kLeftFirst = kByRows;
   static constexpr int kReleases = kByRows ? 8 : 4;
@@ -57,6 +56,8 @@ struct SharedStorage {
   int ahead;  // blocks of the first segment that the producer has asked for already
   int32_t seq_lens[kKnownLengths];
 
+  // Whether fetching ahead goes on so many nanoseconds after what comes before has ended.
+  __device__ __forceinline__ static bool fetches_on(uint32_t ns) { return kByRows && ns < 1500; }
   // Only what is guessed is fetched ahead. Page ids of smaller pages than a block are held for too few blocks to go back.
   __device__ __forceinline__ static BlockOrder order(const MlaDecodeParams& p, const Segment& seg, int number) {
     return BlockOrder(seg.hi - seg.lo, number == 0 && lengths_known(p) ? kFetchedBlocks : 0, p.page_size >= kBlockTokens);
