@@ -48,12 +48,27 @@ def cases(quick):
     yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, share=True, merge=False)
     yield dict(lengths=[500, 30000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, share=True, merge=False)
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], share=True, merge=False)
+    # Small tiles beside each other.
+    yield dict(lengths=[333, 0, 64, 1029], s_q=1, h_q=128, tile=16)
+    yield dict(lengths=[333, 0, 64, 1029], s_q=2, h_q=9, page=16, tile=16)
+    yield dict(lengths=[500, 3000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, tile=16)
+    yield dict(lengths=[64, 500, 0, 700, 130, 900], h_q=16, starts=[0, 1, 3, 3, 7, 7, 15], tile=16)
+    yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128, tile=32)
+    yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=63, tile=32)
+    yield dict(lengths=[4641, 45118, 1730, 1696], s_q=4, h_q=16, tile=32)
+    yield dict(lengths=[333, 0, 64, 1029], s_q=4, h_q=9, page=16, tile=32)
+    yield dict(lengths=[500, 30000], s_q=1, h_q=65, dtype=FP, page=128, out_dtype=torch.float32, tile=32)
+    yield dict(lengths=[64, 500, 0, 700, 130, 900], h_q=16, starts=[0, 1, 3, 3, 7, 7, 15], tile=32)
+    yield dict(lengths=[i * 37 % 1300 for i in range(20)], s_q=1, h_q=96, tile=32)
     if quick:
         return
     for h_q, s_q in itertools.product((1, 3, 9, 16, 63, 64, 126, 128), (1, 2, 4)):
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q)
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, merge=True)
         yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, share=False, merge=False)
+        for tile in (16, 32):
+            if tile < s_q * h_q <= 128:
+                yield dict(lengths=[700, 129, 64], s_q=s_q, h_q=h_q, tile=tile)
     yield dict(lengths=[131072], s_q=1, h_q=128)
     yield dict(lengths=[131072], s_q=1, h_q=128, share=False, merge=False)
     yield dict(lengths=[i * 37 % 3000 for i in range(128)], s_q=1, h_q=128, share=True, merge=False)
@@ -80,7 +95,7 @@ def run(case, portable):
     q, kv, table, lens = oracle.make_inputs(lengths, s_q, h_q, case.get('page', 64), dtype, seed=len(lengths) + h_q)
     q = q[:starts[-1]].contiguous()
     scale = case.get('scale', SCALE)
-    tune = {} if portable else {name: case[name] for name in ('merge', 'share') if name in case}
+    tune = {} if portable else {name: case[name] for name in ('merge', 'share', 'tile') if name in case}
     call = Decode(q, kv, table, lens, s_q, scale, query_start, case.get('out_dtype'), portable=portable, **tune)
     call()
     torch.cuda.synchronize()
@@ -102,9 +117,10 @@ def run(case, portable):
 
 def keeps_nan(portable):
     """A NaN query stays in its own rows, through parts that are handed over too; what is wrong otherwise."""
-    for lengths, h_q in (([700] * 40, 16), ([700] * 40, 32), ([700] * 40, 64), ([3000], 16), ([3000], 32), ([3000, 500], 64)):
+    for lengths, h_q, tune in (([700] * 40, 16, {}), ([700] * 40, 32, {}), ([700] * 40, 64, {}), ([3000], 16, {}), ([3000], 32, {}),
+                               ([3000, 500], 64, dict(tile=64)), ([3000, 500], 64, dict(tile=32))):
         q, kv, table, lens = oracle.make_inputs(lengths, 1, h_q, 64)
-        right, call = Decode(q.clone(), kv, table, lens, 1, SCALE), Decode(q, kv, table, lens, 1, SCALE)
+        right, call = Decode(q.clone(), kv, table, lens, 1, SCALE, **tune), Decode(q, kv, table, lens, 1, SCALE, **tune)
         q[0, 1] = float('nan')
         right()
         call()
@@ -117,7 +133,8 @@ def keeps_nan(portable):
 
 def follows_query_starts(portable):
     """A plan whose sequences lose their rows between launches; what is wrong otherwise."""
-    forms = ((16, {}), (128, {})) if portable else ((16, {}), (32, {}), (128, {}), (128, dict(share=False)), (64, dict(variant='gather')))
+    forms = ((16, {}), (128, {})) if portable else (
+        (16, {}), (32, {}), (128, {}), (128, dict(share=False)), (64, dict(tile=32)), (128, dict(tile=16)), (64, dict(variant='gather')))
     for h_q, tune in forms:
         q, kv, table, lens = oracle.make_inputs([3000, 4000, 5000], 1, h_q, 64)
         starts = torch.tensor([0, 1, 2, 3], dtype=torch.int32, device='cuda')

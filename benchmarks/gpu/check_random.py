@@ -22,8 +22,11 @@ def a_case():
     return batch, s_q, h_q, most, random.choice([16, 32, 64, 128]), random.choice([None, None, 0.1, 0.9])
 
 
-def forms(rows):
+def forms(rows, batch):
     yield dict(merge=True)
+    for tile in (16, 32):
+        if tile < rows <= 128 and batch <= 13:
+            yield dict(tile=tile)
     yield dict(merge=False, share=False)
     if rows > 32:
         yield dict(merge=False, share=True)
@@ -51,7 +54,7 @@ def check(batch, s_q, h_q, most, page, present, seed):
         if starts is not None:
             starts.copy_(of_sets[n])
 
-    calls = [Decode(q, kv, table, lengths, s_q, 576**-0.5, query_start=starts, **tune) for tune in forms(s_q * h_q)]
+    calls = [Decode(q, kv, table, lengths, s_q, 576**-0.5, query_start=starts, **tune) for tune in forms(s_q * h_q, batch)]
     wrong, right = [], []
     for n in range(3):
         rewrite(n)

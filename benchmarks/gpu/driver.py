@@ -119,10 +119,37 @@ def block_ps():
     return round(64 * 1152 * 1e12 / (0.9 * kilohertz.value * 1e3 * bits.value / 8 * 2))
 
 
-class Decode:
-    """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]."""
+def tiles_of_group(rows, tile_rows):
+    return 1 << max(-(-rows // tile_rows) - 1, 0).bit_length()
 
-    def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, **tune):
+
+MOST_BLOCKS = {16: {2: 4, 4: 8, 8: 8}, 32: {2: 8, 4: 4}}
+
+
+def tile_rows_of(rows, batch, tokens, sms):
+    """Rows of a tile; small ones stand beside each other while tokens are few: see packages/cuda/src/decode/shape.ts."""
+    for tile_rows in (16, 32):
+        if rows <= tile_rows:
+            return tile_rows
+        tiles = tiles_of_group(rows, tile_rows)
+        most = MOST_BLOCKS[tile_rows].get(tiles)
+        if most is None:
+            continue
+        groups = sms // tiles
+        if tokens is None:
+            if tile_rows == 32 and tiles == 2 and batch * 16 <= groups:
+                return 32
+        elif batch * 4 <= groups and tokens <= groups * most * -(-rows // tile_rows) / tiles * 64:
+            return tile_rows
+    return 64
+
+
+class Decode:
+    """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]. tokens: those of
+    all sequences that it is planned for, where they are known."""
+
+    def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, tokens=None,
+                 **tune):
         b, (t, h_q, _), page = seq_lens.numel(), q.shape, kv.shape[1]
         rows = s_q * h_q
         name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
@@ -134,12 +161,14 @@ class Decode:
             self.module, self.symbol = 'mla_decode_portable.ptx', f'mla_decode_portable_{name}'
         else:
             self.module, self.symbol = 'mla_decode_sm90.cubin', f'mla_decode_{name}'
-        few_rows = not portable and variant == 'tensor' and rows <= tune.get('few_rows', 32)
+        whole = 16 if rows <= 16 else 32 if rows <= 32 else 64  # tiles that need no others beside them
+        tile_rows = tune.get('tile', whole if 'merge' in tune or 'share' in tune else tile_rows_of(rows, b, tokens, sms))
+        few_rows = not portable and variant == 'tensor' and tile_rows <= 32
         if few_rows:
-            self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + ('_few' if rows <= 16 else '_few32')
+            self.module, self.symbol = 'mla_decode_few_sm90.cubin', self.symbol + ('_few' if tile_rows == 16 else '_few32')
         tile_rows = KERNELS[(self.symbol, self.module)]['tileRows']
         tiles = -(-rows // tile_rows)
-        group = tune.get('group') or min(tiles, 4)
+        group = tiles_of_group(rows, tile_rows) if few_rows else tune.get('group') or min(tiles, 4)
         workers = max(1, (sms * 2 if portable else sms) // group) * group
         groups = b * -(-tiles // group)
         by_tile = groups <= workers // group
@@ -147,16 +176,16 @@ class Decode:
         ragged = query_start is not None
         expected = min(b, t) if few_rows else groups // b if ragged else groups
         few_parts = (4 * expected > workers if few_rows else 3 * expected >= workers // group) or few_rows and ragged and (not by_tile or b > 128)
-        merges = not portable and variant == 'tensor' and tune.get('merge', few_parts)
-        if few_rows and ragged and (not by_tile or b > 128):
+        merges = not portable and variant == 'tensor' and not (few_rows and group > 1) and tune.get('merge', few_parts)
+        if few_rows and group == 1 and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
-        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2 or (tokens or 0) > 12288)
         merge = '_merge_paced' if not few_rows and group == 1 and tune.get('paced', 1) else '_merge'
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else merge if merges else '_share' if shares else ''
         self.out = torch.full((t, h_q, 512), float('nan'), dtype=out_dtype or q.dtype, device='cuda')
         self.lse = torch.full((t, h_q), float('nan'), dtype=torch.float32, device='cuda')
-        part = torch.float16 if shares or not portable and not merges and rows > 32 else torch.float32
+        part = torch.float16 if shares or not portable and not few_rows and not merges and rows > 32 else torch.float32
         size = workers * {16: 7, 32: 11, 64: 18}[tile_rows] * 256 * 4 if merges else 2 * workers * tile_rows * 512
         if few_rows and not merges:
             size = 2 * workers * tile_rows // 16 * (16 * 512 * 2 + 4 * 256) // 4
@@ -182,7 +211,7 @@ class Decode:
         if few_rows:
             pieces = next(n for n in (128, 64, 32, 16, 8, 4, 2, 1) if entries * n <= 2 * sms or n == 1)
             self.combine_grid = (2 * sms, 1, 1) if ragged else (entries, pieces, 1)
-        self.combine = None if merges or shares else (f'mla_combine_few{tile_rows if tile_rows > 16 else ""}' + '_ragged' * ragged) if few_rows else (
+        self.combine = None if merges or shares else (f'mla_combine_few{tile_rows * group if tile_rows * group > 16 else ""}' + '_ragged' * ragged) if few_rows else (
             'mla_combine' + ('' if portable or by_halves or not tune.get('rows', 1) else '_rows') + ('_f16' if part == torch.float16 else ''))
         self.args = [self.params]
         if not portable:

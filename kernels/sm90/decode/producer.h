@@ -213,21 +213,22 @@ __device__ __forceinline__ uint32_t now_ns() {
   return ns;
 }
 
-// What prefetch_guessed does, for segments whose blocks work alone, at little more than the worker's share of memory's rate: what waits in its queues is in the way
-// of the lengths, instructions and parts that others wait for, and what it is asked for beyond is dropped. So more blocks can be fetched, by workers
-// that start early. It may go on for a while when what comes before has ended; the first block is asked for then, and not fetched any more.
+// What prefetch_guessed does, for kernels whose blocks start early, at little more than the worker's share of memory's rate: what waits in its queues is in
+// the way of the lengths, instructions and parts that others wait for, and what it is asked for beyond is dropped. So more KV blocks can be fetched; blocks
+// side by side take turns. It may go on for a while when what comes before has ended; the first KV block is asked for then, and not fetched any more.
 template <typename Storage>
-__device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh) {
+__device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const Storage& sh, int member) {
   const Note& note = sh.note[0];
   const Segment& seg = note.seg;
   const volatile int& precedes = sh.precedes;
   if (!precedes || !note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x;
-  prefetch_queries<Storage>(p, seg, 0);
-  const uint32_t pace = unsigned(p.block_ps * p.group_workers) / Storage::kFetchPace;  // of kConsumerThreads lines
+  prefetch_queries<Storage>(p, seg, member * Storage::kRows);
+  const uint32_t pace = unsigned(p.block_ps * p.workers) / Storage::kFetchPace;  // of kConsumerThreads lines
   uint32_t due = now_ns(), preceded = due;
 #pragma unroll 1
-  for (int i = thread; i < Storage::kFetchedBlocks * kBlockTokens * kLines; i += kConsumerThreads, due += pace) {
+  for (int i = thread + member * kConsumerThreads; i < Storage::kFetchedBlocks * kBlockTokens * kLines;
+       i += p.tiles_per_group * kConsumerThreads, due += pace) {
     uint32_t now;
     do {
       now = now_ns();

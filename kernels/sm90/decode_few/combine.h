@@ -1,8 +1,9 @@
 // Merges the parts of split tiles that ./kernel.h has written: mla_combine for blocks that are small enough to stand beside decode blocks. They
 // start with them, wait for their end, and let the decode after that start meanwhile.
 //
-// 1. Parts stand in memory as the decode kernel's threads held them, 1024 words of eight values of a query row for each 16 rows: see Part. A block takes a piece
-//    of a tile's words; the threads that a piece leaves over share the parts, in an order that depends on nothing but their number.
+// 1. Parts stand in memory as the decode kernel's threads held them, 1024 words of eight values of a query row for each 16 rows: see Part. Those of tiles beside each other
+//    follow each other, so a tile group of kGroupRows is merged as one. A block takes a piece of its words; the threads that a piece leaves over share the
+//    parts, in an order that depends on nothing but their number.
 // 2. What there is to merge is most likely what there was the last time. So parts are asked for before the description is there again.
 #pragma once
 #include "../../common/combine.h"
@@ -42,22 +43,22 @@ struct WordSum {
   }
 };
 
-// Which word of a part it is, and its row: `part` is which 16 rows it is of, `row` is of the tile.
-template <int kTileRows>
+// Which word of a part it is, and its row: `part` is which 16 rows it is of, `row` is of the tile group.
+template <int kGroupRows>
 struct WordPlace {
   int thread, part, c, row;
   __device__ __forceinline__ explicit WordPlace(int word)
       : thread(word % kConsumerThreads),
-        part(kTileRows > kRows ? word / kPartWords : 0),
+        part(kGroupRows > kRows ? word / kPartWords : 0),
         c(word / kConsumerThreads - part * kColumns),
         row(part * kRows + row_of_column(c, thread & 31)) {}
 };
-template <int kTileRows>
-constexpr int kWordsOfParts = kTileRows / kRows * kPartWords;
+template <int kGroupRows>
+constexpr int kWordsOfParts = kGroupRows / kRows * kPartWords;
 
 // Parts first, first + step, ... of a word.
-template <int kTileRows>
-__device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace<kTileRows>& place) {
+template <int kGroupRows>
+__device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace<kGroupRows>& place) {
   constexpr int kBatch = 5;
   WordSum sum = {{}, -INFINITY, 0.f};
 #pragma unroll 1
@@ -68,10 +69,10 @@ __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
       const int i = min(base + u * step, splits - 1), slot = partial_slot(first_worker + i, i == 0);
-      const Part& part = static_cast<const Part*>(p.partial_out)[slot * (kTileRows / kRows) + place.part];
+      const Part& part = static_cast<const Part*>(p.partial_out)[slot * (kGroupRows / kRows) + place.part];
       word[u] = __ldcg(&part.words[place.c][place.thread]);
       exponent[u] = __ldcg(&part.exponents[place.thread][place.c]);
-      of_row[u] = __ldcg(p.partial_lse + slot * kTileRows + place.row);
+      of_row[u] = __ldcg(p.partial_lse + slot * kGroupRows + place.row);
     }
     float most = sum.m;
 #pragma unroll
@@ -96,8 +97,8 @@ __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first
   return sum;
 }
 
-template <int kTileRows>
-__device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSplit& split, const WordSum& sum, const WordPlace<kTileRows>& place) {
+template <int kGroupRows>
+__device__ __forceinline__ void write_word(const MlaDecodeParams& p, const MlaSplit& split, const WordSum& sum, const WordPlace<kGroupRows>& place) {
   const float factor = inverse(sum.l);
   const int64_t row = split.out_row + place.row;
   const int column = column_of_thread(place.thread);
@@ -153,8 +154,8 @@ __device__ __forceinline__ MlaSplit guess_split(const MlaDecodeParams& p, int en
   __shared__ MlaSplit of_all;
   if (threadIdx.x == 0) {
     MlaSplit split = read_split(p, entry);
-    split.first_worker = min(max(split.first_worker, 0), p.workers - 1);
-    split.splits = min(max(split.splits, 0), p.workers - split.first_worker);
+    split.first_worker = min(max(split.first_worker, 0), p.group_workers - 1);
+    split.splits = min(max(split.splits, 0), p.group_workers - split.first_worker);
     of_all = split;
   }
   __syncthreads();
@@ -163,7 +164,7 @@ __device__ __forceinline__ MlaSplit guess_split(const MlaDecodeParams& p, int en
 
 // Merges a piece of what `split` says. Its parts are asked for as `guess` says first; false, with nothing written, where that is something else
 // or others() says so: the same for all of the block.
-template <int kTileRows, typename Others>
+template <int kGroupRows, typename Others>
 __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& guess, const MlaSplit& split,
                                       const Others& others) {
   __shared__ WordSum shared[kCombineThreads];
@@ -171,10 +172,10 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   const int thread = threadIdx.x, group = thread >> shift;
 #pragma unroll 1
   for (int first = piece.first; first < piece.first + piece.words; first += width) {
-    const WordPlace<kTileRows> place(first + (thread & (width - 1)));
+    const WordPlace<kGroupRows> place(first + (thread & (width - 1)));
     // Rows that aren't there are not read.
     const int splits = place.row < guess.rows ? guess.splits : 0;
-    WordSum sum = sum_parts<kTileRows>(p, guess.first_worker, splits, group, groups, place);
+    WordSum sum = sum_parts<kGroupRows>(p, guess.first_worker, splits, group, groups, place);
     const bool right = guess.splits == split.splits && guess.first_worker == split.first_worker && guess.rows == split.rows;
     if (first == piece.first && (others() || !right)) return false;
     if (split.splits < 2) return true;
@@ -194,32 +195,32 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
 }
 
 // blockIdx.x is the entry, blockIdx.y the piece.
-template <int kTileRows>
+template <int kGroupRows>
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
-  const Piece piece = piece_of(kWordsOfParts<kTileRows>, blockIdx.x, blockIdx.y, gridDim.y);
+  const Piece piece = piece_of(kWordsOfParts<kGroupRows>, blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
 #pragma unroll 1
-  while (!merge<kTileRows>(p, piece, guess, split, [] { return false; })) guess = split;
+  while (!merge<kGroupRows>(p, piece, guess, split, [] { return false; })) guess = split;
 }
 
 // Of ragged queries: a plan is for more sequences than most steps have.
-template <int kTileRows>
+template <int kGroupRows>
 __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
-  Piece piece = piece_of_block(kWordsOfParts<kTileRows>, active);
+  Piece piece = piece_of_block(kWordsOfParts<kGroupRows>, active);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
   MlaSplit split = read_split(p, piece.entry);
 #pragma unroll 1
-  while (!merge<kTileRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
+  while (!merge<kGroupRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
-    piece = piece_of_block(kWordsOfParts<kTileRows>, active);
+    piece = piece_of_block(kWordsOfParts<kGroupRows>, active);
     guess = split = read_split(p, piece.entry);
   }
 }

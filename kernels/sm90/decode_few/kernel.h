@@ -1,5 +1,6 @@
-// Split-KV MLA decode for Hopper where a sequence has up to 16 or 32 query rows. Schedule, loads and the merging of parts are those of
-// ../decode; what differs is the consumers (consumer.h), whose products have the query rows as their narrow side.
+// Split-KV MLA decode for Hopper by tiles of 16 or 32 query rows, for sequences that have so few, or a few such tiles beside each other and few tokens.
+// Schedule, loads and the merging of parts are those of ../decode; what differs is the consumers (consumer.h), whose products have the query rows as
+// their narrow side. Tiles beside each other leave their parts to the combine kernel (combine.h).
 #pragma once
 #include "../decode/producer.h"
 #include "merge.h"
@@ -20,9 +21,9 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   // What is launched to overlap may start: blocks of mla_combine_few beside this one, or those of a later decode after it.
   asm volatile("griddepcontrol.launch_dependents;");
   const int warp = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 5, 0), lane = threadIdx.x & 31;
+  const decode::Worker worker(p);
   if (warp >= 8) {
     bool asked = false;
-    const decode::Worker worker(p);
     if (warp == 9) asked = decode::find_place<true, kMerges>(p, sh, map_q, worker);
     if (warp == 8 && lengths_known(p)) {
       bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
@@ -49,11 +50,10 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (lengths_known(p)) {
     bar_sync(decode::kGuessed, decode::kGuessedThreads<Storage>);
-    decode::prefetch_paced(p, sh);
+    decode::prefetch_paced(p, sh, worker.member);
   }
   bar_sync(decode::kNoted, kThreads);  // waiting at the note's own barrier would take the clerk's time
-  const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0);
-  const int worker = int(gridDim.x) - 1 - int(blockIdx.x);
+  const int wg = __shfl_sync(0xffffffffu, int(threadIdx.x) >> 7, 0), first_row = worker.member * kTileRows;
   Consumer<T, kTileRows> consumer(p, sh, wg);
   for (bool more = true; more; ++consumer.segment) {
     const decode::Note& note = consumer.next_note();
@@ -64,14 +64,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (seg.shape.blocks == 0) {
       consumer.wait_queries();
       consumer.release(sh.q_empty);
-      decode::write_empty(p, seg, wg, 0);
+      decode::write_empty(p, seg, wg, first_row);
       continue;
     }
     Rows rows;
     rows.least = seg.shape.seq_len - seg.shape.s_q + 1;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const int row = (kByRows ? wg * kRows : 0) + row_of_column(c, lane);
+      const int row = first_row + (kByRows ? wg * kRows : 0) + row_of_column(c, lane);
       rows.live[c] = row < seg.shape.s_q * p.h_q;
       rows.limit[c] = min(rows.least + int(unsigned(row) / unsigned(p.h_q)), seg.shape.seq_len);
     }
@@ -88,14 +88,14 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       whole = place.index == 0;
 #pragma unroll 1
       for (int step = 1; takes_in(place, step); step *= 2) {
-        take_in(p, worker + step, sums);
+        take_in(p, worker.index + step, sums);
       }
-      if (!whole) hand_over(p, worker, sums);
+      if (!whole) hand_over(p, worker.index, sums);
     }
     if (whole) {
-      write_rows(p, sh, seg, wg, sums);
+      write_rows(p, sh, seg, wg, first_row, sums);
     } else if (!kMerges) {
-      write_part(p, partial_slot(worker, seg.lo == 0), seg.shape.s_q * p.h_q, sums);
+      write_part(p, partial_slot(worker.group, seg.lo == 0) * p.tiles_per_group + worker.member, seg.shape.s_q * p.h_q - first_row, sums);
     }
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
   }

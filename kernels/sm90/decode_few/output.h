@@ -177,10 +177,10 @@ __device__ __forceinline__ void store_rows32(const float (*half)[8], const float
 
 // Writes the rows of a whole tile. All consumers.
 template <int kTileRows>
-__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage<kTileRows>& sh, const Segment& seg, int wg,
+__device__ __forceinline__ void write_rows(const MlaDecodeParams& p, SharedStorage<kTileRows>& sh, const Segment& seg, int wg, int first_row,
                                            const Sums<kTileRows>& sums) {
   constexpr bool kByRows = by_rows(kTileRows);
-  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, before = kByRows ? wg * kRows : 0;
+  const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, before = first_row + (kByRows ? wg * kRows : 0);
   const int rows = seg.shape.s_q * p.h_q - before;
   const int64_t first = int64_t(seg.shape.query_start) * p.h_q + before;
   float factor[kColumns];
@@ -230,7 +230,7 @@ __device__ __forceinline__ uint4 pack_values(const Sums<kTileRows>& sums, int h,
   return make_uint4(pack(0), pack(2), pack(4), pack(6));
 }
 
-// Writes a part. All consumers.
+// Writes a part to a slot of this tile; `rows` from the tile's first one on are there. All consumers.
 template <int kTileRows>
 __device__ __forceinline__ void write_part(const MlaDecodeParams& p, int slot, int rows, const Sums<kTileRows>& sums) {
   constexpr bool kByRows = by_rows(kTileRows);

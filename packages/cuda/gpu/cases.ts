@@ -24,6 +24,14 @@ export const cases: readonly Case[] = [
     { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
     { hQ: 32, sQ: 1, pageSize: 64, lengths: many(40, 400) },
     { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
+    // Small tiles beside each other.
+    { hQ: 32, sQ: 1, pageSize: 64, lengths: many(3, 300), expectedTokens: 500 },
+    { hQ: 16, sQ: 8, pageSize: 32, lengths: many(4, 300), expectedTokens: 700 },
+    { hQ: 40, sQ: 1, pageSize: 64, lengths: many(8, 300), expectedTokens: 1500 },
+    { hQ: 48, sQ: 1, pageSize: 64, lengths: many(3, 900) },
+    { hQ: 16, sQ: 4, pageSize: 16, lengths: many(7, 700), expectedTokens: 20_000 },
+    { hQ: 96, sQ: 1, pageSize: 32, lengths, expectedTokens: 1000 },
+    { hQ: 128, sQ: 1, pageSize: 64, lengths: many(8, 600), expectedTokens: 2000 },
   ].map(
     (given): Case => [
       `decode of ${given.lengths.length}, heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,

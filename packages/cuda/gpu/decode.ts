@@ -30,6 +30,7 @@ export interface DecodeCase {
   sQ: number
   pageSize: number
   lengths: number[]
+  expectedTokens?: number
 }
 
 /** Inputs of a case: pages in shuffled order, every slot that must not be read NaN, block ids past the end absurd. */

@@ -71,6 +71,7 @@ export class CudaBatch implements PagedBatch {
   #b = -1
   #stride = 0
   #longest = 0
+  #tokens = 0
   #mostQueries = 0
   readonly #planned = new Set<Planned>()
   /** Caches that the step was checked against. */
@@ -133,6 +134,11 @@ export class CudaBatch implements PagedBatch {
     return this.#longest
   }
 
+  /** Tokens of all sequences. */
+  get tokens(): number {
+    return this.#tokens
+  }
+
   /** Query rows of the sequence that has most. */
   get mostQueries(): number {
     return this.#mostQueries
@@ -152,8 +158,9 @@ export class CudaBatch implements PagedBatch {
     checkStep(step, this.capacity)
     const { queryStart, seqLens, blockTable, blockTableStride: stride } = step
     const b = seqLens.length
-    let [longest, mostQueries] = [0, 0]
+    let [longest, tokens, mostQueries] = [0, 0, 0]
     for (let s = 0; s < b; s++) {
+      tokens += seqLens[s]!
       longest = Math.max(longest, seqLens[s]!)
       mostQueries = Math.max(mostQueries, queryStart[s + 1]! - queryStart[s]!)
     }
@@ -180,6 +187,7 @@ export class CudaBatch implements PagedBatch {
     this.#b = b
     this.#stride = stride
     this.#longest = longest
+    this.#tokens = tokens
     this.#mostQueries = mostQueries
     this.#fits = new WeakSet()
   }

@@ -50,6 +50,30 @@ test('sequences with as many rows each are planned as such, others and captured 
   expect(planned(capturing)).toEqual({ batch: capacity.maxSequences, ragged: true })
 })
 
+test('few tokens are planned for as such, and so again when there are few again', async () => {
+  const { api, backend, launched } = await fakeBackend({ attention: 'fast' })
+  const maxBlocks = 200
+  const q = backend.tensor('f32', [1, 128, 576])
+  const [out, lse] = [backend.tensor('f32', [1, 128, 512]), backend.tensor('f32', [1, 128])]
+  const cache = backend.cache(bf16Format(512, 64), maxBlocks, 64)
+  const batch = backend.batch({ maxSequences: 1, maxTokens: 1, maxBlocks })
+  const symbolFor = (tokens: number) => {
+    const [queryStart, seqLens] = [Int32Array.of(0, 1), Int32Array.of(tokens)]
+    batch.update({ queryStart, seqLens, blockTable: new Int32Array(maxBlocks), blockTableStride: maxBlocks })
+    const found = launched(() => attendOn(backend, { out, lse, q, cache, batch }))
+    return found.find(({ symbol }) => symbol.startsWith('mla_decode'))!.symbol
+  }
+  expect([8192, 8448, 12_800].map(symbolFor)).toEqual([
+    'mla_decode_bf16_few',
+    'mla_decode_bf16_few32',
+    'mla_decode_bf16_share',
+  ])
+  const allocated = api.called('cuMemAllocAsync').length
+  expect([12_500, 5].map(symbolFor)).toEqual(['mla_decode_bf16_share', 'mla_decode_bf16_few'])
+  expect(allocated).toBeGreaterThan(0)
+  expect(api.called('cuMemAllocAsync').length).toBe(allocated)
+})
+
 test('a capture loads its kernels before it records', async () => {
   const { api, backend } = await fakeBackend({ attention: 'fast' })
   const mine = operands(backend, 3)

@@ -1,6 +1,6 @@
 import { cast } from '../decode/append'
 import { type DecodePlan, decode, planDecode } from '../decode/decode'
-import { type DecodeShape, QK_WIDTH, VALUE_WIDTH } from '../decode/schedule'
+import { type DecodeShape, decodeSymbol, QK_WIDTH, VALUE_WIDTH } from '../decode/shape'
 import { DeviceMemory } from '../driver/memory'
 import type { AttentionOperands } from './attention'
 import type { CudaCache } from './cache'
@@ -42,7 +42,7 @@ export class FastAttention {
     // As many rows of each sequence, as most steps have: such a plan's decode may start before what comes before it has ended. A captured step
     // follows any update.
     const even = device.mode === 'run' && rows === batch.sequences * sQ
-    const shape = even ? { batch: batch.sequences } : { batch: batch.capacity.maxSequences, totalQueries }
+    const shape = even ? { batch: batch.sequences, expectedTokens: batch.tokens } : { batch: batch.capacity.maxSequences, totalQueries }
     if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
     if (totalQueries === 0 || h === 0) return
     const { plan, id } = this.#plan(cache, { ...shape, sQ, hQ: h })
@@ -66,10 +66,13 @@ export class FastAttention {
     })
   }
 
-  #plan(cache: CudaCache, shape: Pick<DecodeShape, 'batch' | 'sQ' | 'hQ' | 'totalQueries'>): Planned {
+  #plan(cache: CudaCache, given: Omit<DecodeShape, 'dtype' | 'outDtype' | 'pageSize'>): Planned {
     const { device } = this
     const { pageSize } = cache
-    const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, pageSize].join(' ')
+    const shape: DecodeShape = { ...given, dtype: 'bf16', outDtype: 'f32', pageSize }
+    // All that the expected tokens decide.
+    const symbol = decodeSymbol(shape, device.library.target, device.context.device.multiprocessors)
+    const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, pageSize, symbol].join(' ')
     let found = this.#plans.get(key)
     this.#plans.delete(key)
     if (!found) {
@@ -77,8 +80,7 @@ export class FastAttention {
       device.mayAllocate()
       if (device.mode === 'run') this.#dropOldest()
       device.library.kernel('mla_cast') // a recording must not load it
-      const whole = { ...shape, dtype: 'bf16', outDtype: 'f32', pageSize } as const
-      found = { plan: device.own(planDecode(device.library, device.stream, whole)), id: ++this.#made, captured: false }
+      found = { plan: device.own(planDecode(device.library, device.stream, shape)), id: ++this.#made, captured: false }
     }
     if (device.mode === 'capture') found.captured = true
     this.#plans.set(key, found)

@@ -4,7 +4,7 @@ import type { DeviceMemory } from '../driver/memory'
 import type { Stream } from '../driver/stream'
 import type { KernelLibrary } from '../kernels/library'
 import { CACHE_FORMATS, DTYPES, MlaAppendParams, MlaCastParams } from '../kernels/params'
-import { QK_WIDTH, VALUE_WIDTH } from './schedule'
+import { QK_WIDTH, VALUE_WIDTH } from './shape'
 
 const ROTARY_PAIRS = 32
 const BYTES_PER_TOKEN = { bf16: 1152, f16: 1152, fp8: 656 } as const

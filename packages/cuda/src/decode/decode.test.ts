@@ -11,7 +11,8 @@ import { H100 } from '../testing/fake-device'
 import { FakeDriver } from '../testing/fake-driver'
 import { append, cast } from './append'
 import { decode, planDecode } from './decode'
-import { type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
+import { scheduleDecode } from './schedule'
+import { type DecodeShape, decodeSymbol } from './shape'
 
 const shape: DecodeShape = { dtype: 'bf16', batch: 4, sQ: 1, hQ: 128, pageSize: 64 }
 
@@ -42,13 +43,13 @@ function tensors(stream: Stream) {
 test('a decode launches the kernel of its shape, then the combine, with the parameters of the tensors', () => {
   const { api, context, stream, library } = setUp()
   const given = tensors(stream)
-  const plan = planDecode(library, stream, { ...shape, batch: 1, hQ: 64 })
+  const plan = planDecode(library, stream, { ...shape, batch: 1 })
   decode(plan, given)
   const [first, second] = api.launches
   expect(first).toMatchObject({ symbol: 'mla_decode_bf16', grid: [132, 1, 1], block: [384, 1, 1] })
   expect(first!.sharedBytes).toBe(library.entry('mla_decode_bf16').sharedBytes)
   expect([...first!.attributes]).toEqual([[6, [1, 0, 0]]])
-  expect(second).toMatchObject({ symbol: 'mla_combine_f16', grid: [1, 64, 2], block: [512, 1, 1] })
+  expect(second).toMatchObject({ symbol: 'mla_combine_f16', grid: [1, 128, 2], block: [512, 1, 1] })
   expect(second!.attributes.get(6)).toEqual([1, 0, 0])
   const view = new DataView(first!.parameters[0]!.buffer)
   const at = (name: string) => (MlaDecodeParams.offsets as Map<string, number>).get(name)!
@@ -167,9 +168,9 @@ test('tensors refused half way leave no tensor map behind', () => {
 })
 
 test('kernels and schedules follow the launch plan', () => {
-  expect(decodeSymbol({ ...shape, hQ: 64 }, 'sm_90a')).toBe('mla_decode_bf16')
-  expect(decodeSymbol({ ...shape, pageSize: 1 }, 'sm_90a')).toBe('mla_decode_bf16_gather')
-  expect(decodeSymbol({ ...shape, dtype: 'f16' }, 'compute_80')).toBe('mla_decode_portable_f16')
+  expect(decodeSymbol({ ...shape, hQ: 64, expectedTokens: 100_000 }, 'sm_90a', 132)).toBe('mla_decode_bf16')
+  expect(decodeSymbol({ ...shape, pageSize: 1 }, 'sm_90a', 132)).toBe('mla_decode_bf16_gather')
+  expect(decodeSymbol({ ...shape, dtype: 'f16' }, 'compute_80', 132)).toBe('mla_decode_portable_f16')
   const { context, library } = setUp()
   const entry = library.entry('mla_decode_bf16')
   const ragged = scheduleDecode({ ...shape, sQ: 4, totalQueries: 9 }, entry, context.device)

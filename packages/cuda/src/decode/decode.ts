@@ -7,15 +7,8 @@ import type { Stream } from '../driver/stream'
 import { alignedBytes, encodeTensorMap } from '../driver/tensor-map'
 import type { KernelLibrary } from '../kernels/library'
 import { DTYPES, MlaDecodeParams } from '../kernels/params'
-import {
-  checkShape,
-  type DecodeSchedule,
-  type DecodeShape,
-  decodeSymbol,
-  QK_WIDTH,
-  scheduleDecode,
-  VALUE_WIDTH,
-} from './schedule'
+import { type DecodeSchedule, scheduleDecode } from './schedule'
+import { checkShape, type DecodeShape, decodeSymbol, QK_WIDTH, VALUE_WIDTH } from './shape'
 
 /** Device memory of one decode, checked against the plan's shape. Strides and dtypes are the plan's. */
 export interface DecodeTensors {
@@ -68,7 +61,7 @@ export class DecodePlan extends Resource {
     super(context.driver, `A decode plan of device ${context.device.ordinal}`, [context.held])
     this.shape = shape
     this.#stream = stream
-    const entry = library.entry(decodeSymbol(shape, library.target))
+    const entry = library.entry(decodeSymbol(shape, library.target, context.device.multiprocessors))
     const schedule = scheduleDecode(shape, entry, context.device)
     const { symbol, combine } = schedule
     this.schedule = schedule

@@ -3,8 +3,8 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { hostProgram } from '../testing/host-program'
 
-/** Words of a part of 16 query rows, and of 32. */
-const PART_WORDS = [1024, 2048]
+/** Words of the parts of a tile group of 16 query rows, of 32, 64 and 128. */
+const PART_WORDS = [1024, 2048, 4096, 8192]
 const program = hostProgram('pieces')
 
 interface Piece {

@@ -5,7 +5,8 @@ import type { DeviceInfo } from '../driver/context'
 import { type KernelEntry, readManifest } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
 import { hostProgram } from '../testing/host-program'
-import { type DecodeSchedule, type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
+import { type DecodeSchedule, scheduleDecode } from './schedule'
+import { type DecodeShape, decodeSymbol } from './shape'
 
 const program = hostProgram('schedule')
 
@@ -41,7 +42,7 @@ function caseOf(
   multiprocessors = 132,
 ): Case {
   const device = { computeCapability: [9, 0], multiprocessors, memoryBytesPerSecond: 3.35e12 } as unknown as DeviceInfo
-  const symbol = decodeSymbol(shape, target)
+  const symbol = decodeSymbol(shape, target, multiprocessors)
   const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
   return { shape, schedule: scheduleDecode(shape, entry, device), lengths, queries }
 }
@@ -55,17 +56,19 @@ const anyCase = fc
   .record({
     lengths: lengthsOf,
     sQ: fc.integer({ min: 1, max: 5 }),
-    hQ: fc.constantFrom(1, 9, 16, 63, 64, 128),
+    hQ: fc.constantFrom(1, 9, 16, 48, 63, 64, 128),
     ragged: fc.boolean(),
+    expects: fc.boolean(),
     target: fc.constantFrom<KernelEntry['target']>('sm_90a', 'compute_80'),
     // H100 SXM, H100 PCIe, A100, L4, a slice of a card, one alone
     multiprocessors: fc.constantFrom(132, 114, 108, 58, 16, 1),
     seed: fc.nat(),
   })
-  .map(({ lengths, sQ, hQ, ragged, target, multiprocessors, seed }) => {
+  .map(({ lengths, sQ, hQ, ragged, expects, target, multiprocessors, seed }) => {
     const queries = lengths.map((_, i) => (ragged ? (seed + i * 7) % (sQ + 1) : sQ))
     const totalQueries = queries.reduce((sum, n) => sum + n, 0)
-    const shape: DecodeShape = { dtype: 'bf16', batch: lengths.length, sQ, hQ, pageSize: 64 }
+    const expected = expects ? { expectedTokens: lengths.reduce((sum, n) => sum + n, 0) } : {}
+    const shape: DecodeShape = { dtype: 'bf16', batch: lengths.length, sQ, hQ, pageSize: 64, ...expected }
     return caseOf(ragged ? { ...shape, totalQueries } : shape, lengths, queries, target, multiprocessors)
   })
 

@@ -4,7 +4,8 @@ import { expect, test } from 'vitest'
 import type { DeviceInfo } from '../driver/context'
 import { type KernelEntry, readManifest } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
-import { checkShape, type DecodeShape, decodeSymbol, scheduleDecode } from './schedule'
+import { scheduleDecode } from './schedule'
+import { checkShape, type DecodeShape, decodeSymbol } from './shape'
 
 const { kernels } = readManifest()
 const base: DecodeShape = { dtype: 'bf16', batch: 128, sQ: 1, hQ: 128, pageSize: 64 }
@@ -18,9 +19,11 @@ const H100: DeviceInfo = {
   sharedBytesPerBlock: 232448,
 }
 
+const MANY = 1_000_000
+
 function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'] = 'sm_90a', device = H100) {
   const shape = { ...base, ...overrides }
-  const symbol = decodeSymbol(shape, target)
+  const symbol = decodeSymbol(shape, target, device.multiprocessors)
   const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
   return scheduleDecode(shape, entry, device)
 }
@@ -51,12 +54,39 @@ test.each([
   [{ batch: 1, hQ: 32 }, '_few32'],
   [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 34 }, '_few32_merge'],
   [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 33 }, '_few32'],
-  [{ batch: 1, hQ: 64 }, ''],
-  [{ batch: 1, hQ: 64, totalQueries: 1 }, ''],
+  [{ batch: 1, hQ: 64, expectedTokens: MANY }, '_share'],
+  [{ batch: 1, hQ: 64, totalQueries: 1, expectedTokens: MANY }, '_share'],
   [{ batch: 1, hQ: 128 }, ''],
+  [{ batch: 1, hQ: 128, expectedTokens: 12_288 }, ''],
+  [{ batch: 1, hQ: 128, expectedTokens: 12_289 }, '_share'],
   [{ batch: 1, hQ: 129 }, '_share'],
-  [{ batch: 2, hQ: 64, totalQueries: 2 }, ''],
-  [{ batch: 3, hQ: 64, totalQueries: 2 }, '_share'],
+  // Tiles of 32 beside each other: where nothing is known for up to four sequences of two, ...
+  [{ batch: 4, hQ: 64 }, '_few32'],
+  [{ batch: 4, hQ: 33, totalQueries: 4 }, '_few32'],
+  [{ batch: 5, hQ: 64 }, '_share'],
+  [{ batch: 1, hQ: 65 }, ''],
+  // ... and where tokens are few: eight blocks of 64 for each of 66 pairs, three and four for each of 33 groups of three and four.
+  [{ batch: 16, hQ: 64, expectedTokens: 66 * 8 * 64 }, '_few32'],
+  [{ batch: 16, hQ: 64, expectedTokens: 66 * 8 * 64 + 1 }, '_share'],
+  [{ batch: 17, hQ: 64, expectedTokens: 0 }, '_share'],
+  [{ batch: 8, hQ: 96, expectedTokens: 33 * 3 * 64 }, '_few32'],
+  [{ batch: 8, hQ: 96, expectedTokens: 33 * 3 * 64 + 1 }, '_share'],
+  [{ batch: 8, hQ: 128, expectedTokens: 33 * 4 * 64 }, '_few32'],
+  [{ batch: 8, hQ: 128, expectedTokens: 33 * 4 * 64 + 1 }, '_share'],
+  [{ batch: 9, hQ: 128, expectedTokens: 0 }, '_share'],
+  [{ batch: 1, sQ: 2, hQ: 128, expectedTokens: 0 }, '_share'],
+  [{ batch: 8, hQ: 128, pageSize: 1, expectedTokens: 0 }, '_gather'],
+  // Tiles of 16 for fewer still: four blocks for each of 66 pairs, eight for each of 33 groups of four and of 16 of eight.
+  [{ batch: 16, hQ: 32, expectedTokens: 66 * 4 * 64 }, '_few'],
+  [{ batch: 16, hQ: 32, expectedTokens: 66 * 4 * 64 + 1 }, '_few32'],
+  [{ batch: 17, hQ: 32, expectedTokens: 0 }, '_few32'],
+  [{ batch: 8, hQ: 64, expectedTokens: 33 * 8 * 64 }, '_few'],
+  [{ batch: 8, hQ: 64, expectedTokens: 33 * 8 * 64 + 1 }, '_few32'],
+  [{ batch: 9, hQ: 64, expectedTokens: 0 }, '_few32'],
+  [{ batch: 4, hQ: 128, expectedTokens: 16 * 8 * 64 }, '_few'],
+  [{ batch: 4, hQ: 128, expectedTokens: 16 * 8 * 64 + 1 }, '_few32'],
+  [{ batch: 4, hQ: 80, expectedTokens: 16 * 5 * 64 }, '_few'],
+  [{ batch: 4, hQ: 80, expectedTokens: 16 * 5 * 64 + 1 }, '_few32'],
   [{ batch: 34, hQ: 16 }, '_few_merge'],
   [{ batch: 33, hQ: 16 }, '_few'],
   [{ batch: 128, hQ: 1, sQ: 16 }, '_few_merge'],
@@ -123,6 +153,38 @@ test.each([16, 32])(
   },
 )
 
+test.each([
+  [32, 16, 2, '32'],
+  [40, 16, 4, '64'],
+  [128, 16, 8, '128'],
+  [40, 32, 2, '64'],
+  [64, 32, 2, '64'],
+  [65, 32, 4, '128'],
+  [128, 32, 4, '128'],
+])('of %i rows and few tokens, tiles of %i stand beside each other by %i and are merged together', (hQ, tileRows, tiles, merged) => {
+  // Five sequences or eight are too many for tiles of 16.
+  const shape = { batch: tileRows === 16 ? 4 : hQ > 64 ? 5 : 16, hQ, expectedTokens: 1000 }
+  const workers = Math.floor(132 / tiles) * tiles
+  const found = plan(shape)
+  expect(found).toMatchObject({
+    symbol: `mla_decode_bf16_few${tileRows === 16 ? '' : 32}`,
+    tileRows,
+    tilesPerGroup: tiles,
+    groups: 1,
+    workers,
+    splitByTile: true,
+    firstLead: 0,
+    combine: { symbol: `mla_combine_few${merged}` },
+    workspace: {
+      partial_out: 2 * workers * (tileRows / 16) * 17408,
+      partial_lse: 2 * workers * tileRows * 8,
+      splits: (workers / tiles) * 32,
+    },
+  })
+  const ragged = plan({ ...shape, totalQueries: 1 })
+  expect(ragged.combine).toEqual({ symbol: `mla_combine_few${merged}_ragged`, grid: [264, 1, 1] })
+})
+
 test('tiles of many parts are merged by all their blocks: rows in f16, what is waited for, and two flags a block', () => {
   const found = plan({ batch: 8 })
   expect(found).toMatchObject({ symbol: 'mla_decode_bf16_share', workers: 132, tilesPerGroup: 2 })
@@ -137,9 +199,10 @@ test('tiles of many parts are merged by all their blocks: rows in f16, what is w
   expect(found.filled).toEqual({ partial_lse: 255, parts_ready: 0 })
 })
 
-test('mla_combine merges a single tile, and what is gathered: a block for half a row, or two blocks a multiprocessor', () => {
+test('mla_combine merges two tiles of tokens that are not known, and what is gathered: a block for half a row, or two blocks a multiprocessor', () => {
   const halfRows = { splitByTile: true, combine: { symbol: 'mla_combine_f16', grid: [1, 33, 2] } }
-  expect(plan({ batch: 1, hQ: 33 })).toMatchObject({ workers: 132, ...halfRows })
+  expect(plan({ batch: 1, hQ: 33, pageSize: 1 })).toMatchObject({ workers: 132, ...halfRows })
+  expect(plan({ batch: 1 }).combine).toEqual({ symbol: 'mla_combine_f16', grid: [1, 128, 2] })
   const gathered = (overrides: Partial<DecodeShape>) => plan({ pageSize: 1, ...overrides })
   expect(gathered({ batch: 4, hQ: 17, totalQueries: 4 })).toMatchObject({
     splitByTile: true,
@@ -162,7 +225,7 @@ test('mla_combine merges a single tile, and what is gathered: a block for half a
 
 test('parts of more than 32 rows are kept for mla_combine in f16, by the Hopper kernel', () => {
   const lse = 2 * 132 * 64 * 8
-  const f16 = plan({ batch: 1, hQ: 33 })
+  const f16 = plan({ batch: 1, hQ: 65 })
   expect([f16.combine!.symbol, f16.workspace.partial_out]).toEqual(['mla_combine_f16', lse * 128])
   const f32 = plan({ batch: 1, hQ: 16, sQ: 2, pageSize: 1 })
   expect([f32.combine!.symbol, f32.workspace.partial_out]).toEqual(['mla_combine', lse * 256])
@@ -187,6 +250,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
     sQ: fc.integer({ min: 1, max: 300 }),
     hQ: fc.integer({ min: 1, max: 256 }),
     pageSize: fc.constantFrom(1, 2, 16, 32, 48, 64, 128),
+    expectedTokens: fc.option(fc.integer({ min: 0, max: 50_000 }), { nil: undefined }),
   })
   const target = fc.constantFrom<KernelEntry['target']>('sm_90a', 'compute_80')
   fc.assert(
@@ -196,7 +260,9 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
       target,
       fc.integer({ min: 1, max: 200 }),
       (shape, ragged, to, multiprocessors) => {
-        const overrides = ragged ? { ...shape, totalQueries: shape.batch * shape.sQ } : shape
+        const { expectedTokens, ...known } = shape
+        const expecting = expectedTokens === undefined ? known : { ...known, expectedTokens }
+        const overrides = ragged ? { ...expecting, totalQueries: shape.batch * shape.sQ } : expecting
         const found = plan(overrides, to, { ...H100, multiprocessors })
         const rows = shape.sQ * shape.hQ
         const groupRows = Math.min(found.tileRows * found.tilesPerGroup, rows)
@@ -207,7 +273,9 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         expect(found.splitByTile).toBe(groups <= groupWorkers)
         expect(/_(merge|merge_paced|share)$/.test(found.symbol)).toBe(found.combine === undefined)
         if (found.symbol.endsWith('_share')) {
-          expect([rows > 32, shape.batch * Math.ceil(rows / 64) > 2]).toEqual([true, true])
+          expect(rows).toBeGreaterThan(32)
+          const isLittle = shape.batch * Math.ceil(rows / 64) <= 2
+          if (isLittle) expect(expectedTokens).toBeGreaterThan(12_288)
           expect(found.workspace.partial_out).toBe(2 * found.workers * 64 * 512 * 2)
           expect(found.workspace.partial_lse).toBe(2 * found.workers * 64 * 8)
           expect(found.workspace.parts_ready).toBe(2 * found.workers * 4)
@@ -215,6 +283,7 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         }
         if (!found.combine) {
           // No more than three or four parts a tile, were all of them equal.
+          expect(found.tilesPerGroup).toBe(rows <= 32 ? 1 : Math.min(Math.ceil(rows / 64), 4))
           expect((rows <= 32 ? 4 : 3) * groups).toBeGreaterThanOrEqual(groupWorkers)
           const few = rows <= 32
           expect(found.symbol.endsWith('_paced')).toBe(!few && rows <= 64)
@@ -226,6 +295,13 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         const [entries, combineBlocks, z] = found.combine.grid
         const beside = { partial_lse: 2 * found.workers * found.tileRows * 8, splits: groupWorkers * SPLIT_BYTES }
         if (/_few(32)?$/.test(found.symbol)) {
+          expect(found.groups).toBe(1)
+          expect(found.combine.symbol).toContain(
+            `mla_combine_few${found.tileRows === 16 ? '' : found.tileRows * found.tilesPerGroup}`,
+          )
+          // Beside each other only with parts enough, and without a word of the tokens only two.
+          if (found.tilesPerGroup > 1) expect(groupWorkers).toBeGreaterThanOrEqual(4 * shape.batch)
+          if (expectedTokens === undefined) expect(found.tilesPerGroup).toBeLessThanOrEqual(2)
           // What stands beside a decode block: two of them a multiprocessor, each a piece of a tile or of what there is.
           expect(entries * combineBlocks * z).toBeLessThanOrEqual(2 * multiprocessors)
           expect([1, 2, 4, 8, 16, 32, 64, 128]).toContain(combineBlocks)
@@ -268,6 +344,9 @@ test.each([
   { outDtype: 'f64' as 'f32' },
   { kvPageStride: 64 },
   { totalQueries: 129 },
+  { expectedTokens: -1 },
+  { expectedTokens: 0.5 },
+  { expectedTokens: Number.NaN },
 ])('the shape %j is refused', (overrides) => {
   expect(() => checkShape({ ...base, ...overrides })).toThrow(InvalidArgumentError)
 })

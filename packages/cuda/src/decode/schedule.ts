@@ -1,14 +1,9 @@
-import { InvalidArgumentError } from '@flashmla/spec'
 import type { DeviceInfo } from '../driver/context'
 import type { KernelEntry } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
+import { type DecodeShape, FEW_ROWS, FEW_ROWS_32, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
 
-export const QK_WIDTH = 576
-export const VALUE_WIDTH = 512
 const MAX_TILES_PER_GROUP = 4
-/** Query rows of a sequence that the kernels for few of them take. */
-const FEW_ROWS = 16
-const FEW_ROWS_32 = 32
 /** Bytes of a part that a block hands over to another, by the rows of a tile: words of 16 bytes for each of 256 threads. */
 const PART_BYTES: Readonly<Record<number, number>> = { 16: 7 * 256 * 16, 32: 11 * 256 * 16, 64: 18 * 256 * 16 }
 /** Bytes of 16 rows of a part that a kernel beside the decode merges, of few rows: f16, and an exponent for every eight values. */
@@ -18,78 +13,22 @@ const MOST_PIECES_LOG2 = 7
 /** Sequences of a ragged plan that it looks through for what there is to merge. */
 const MOST_RAGGED = 128
 
+/** What the small blocks that merge tiles of few rows beside each other are called by. */
+type CombinedRows = '' | '32' | '64' | '128'
+const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32', 64: '64', 128: '128' }
+
 /** Whether a tile's blocks merge its parts in pairs: where those are few, as measured. */
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
-/** Tiles up to which a kernel of its own merges their parts: so few rows are little work for all blocks, as measured. */
+/** Tiles up to which a kernel of its own merges their parts, so few rows are little work for all blocks; but not of so many tokens, as measured. */
 const MOST_COMBINED = 2
+const MOST_COMBINED_TOKENS = 12_288
 /** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
 const PACE = 0.9
 const BLOCK_BYTES = 64 * QK_WIDTH * 2
 /** Bound that keeps the kernels' 32-bit arithmetic right: 0.08 TB/s, far below what a Hopper card has. */
 const MOST_BLOCK_PS = 1_000_000
-
-/** What a plan depends on. Lengths, block tables and query starts stay on the device and may change under it. */
-export interface DecodeShape {
-  readonly dtype: 'bf16' | 'f16'
-  /** Sequences. */
-  readonly batch: number
-  /** Query rows of each sequence; the largest number of them when ragged. */
-  readonly sQ: number
-  /** Query heads. */
-  readonly hQ: number
-  readonly pageSize: number
-  /** Query rows in all, when `queryStart` gives each sequence its own number; without it batch · sQ. */
-  readonly totalQueries?: number
-  readonly outDtype?: 'bf16' | 'f16' | 'f32'
-  /** Elements between two pages and two rows of the cache, multiples of 8; contiguous without them. */
-  readonly kvPageStride?: number
-  readonly kvRowStride?: number
-}
-
-/** @throws InvalidArgumentError naming the first value that doesn't fit */
-export function checkShape(shape: DecodeShape): void {
-  const { batch, sQ, hQ, pageSize, totalQueries = batch * sQ } = shape
-  const { kvRowStride = QK_WIDTH, kvPageStride = pageSize * kvRowStride } = shape
-  const { dtype, outDtype = dtype } = shape
-  if (!['bf16', 'f16'].includes(dtype) || !['bf16', 'f16', 'f32'].includes(outDtype))
-    throw new InvalidArgumentError(
-      `The decode of ${dtype} to ${outDtype} is not known.`,
-      'Take bf16 or f16, for the output f32 too.',
-    )
-  for (const [name, value] of Object.entries({ batch, sQ, hQ, pageSize })) {
-    if (Number.isInteger(value) && value >= 1 && value < 2 ** 31) continue
-    throw new InvalidArgumentError(`${name} is ${value}.`, 'Give a whole number from 1 on.')
-  }
-  if (!Number.isInteger(totalQueries) || totalQueries < 0 || totalQueries > batch * sQ)
-    throw new InvalidArgumentError(
-      `totalQueries is ${totalQueries} for ${batch} sequences of at most ${sQ} rows.`,
-      'Give the last entry of queryStart, and as sQ the largest number of rows of a sequence.',
-    )
-  const strides = Number.isSafeInteger(kvRowStride) && Number.isSafeInteger(kvPageStride)
-  if (!strides || kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
-    throw new InvalidArgumentError(
-      `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row overlap for pages of ${pageSize}.`,
-      `Give a row stride of ${QK_WIDTH} or more elements, and pages of pageSize rows.`,
-    )
-  // Every kernel reads rows 16 bytes at a time.
-  if (kvRowStride % 8 !== 0 || kvPageStride % 8 !== 0)
-    throw new InvalidArgumentError(
-      `Cache strides of ${kvPageStride} a page and ${kvRowStride} a row are not aligned.`,
-      'Give multiples of 8 elements.',
-    )
-}
-
-/** Symbol of the decode kernel for a shape, before `scheduleDecode` chooses who merges. */
-export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target']): string {
-  const { dtype, pageSize, sQ, hQ } = shape
-  if (target === 'compute_80') return `mla_decode_portable_${dtype}`
-  const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
-  if (!paged) return `mla_decode_${dtype}_gather`
-  const form = sQ * hQ <= FEW_ROWS ? '_few' : sQ * hQ <= FEW_ROWS_32 ? '_few32' : ''
-  return `mla_decode_${dtype}${form}`
-}
 
 export interface DecodeSchedule {
   /** Symbol of the decode kernel. */
@@ -109,7 +48,7 @@ export interface DecodeSchedule {
   readonly decodeGrid: readonly [number, number]
   /** The kernel that merges the parts of split tiles; without it the decode kernel does. */
   readonly combine?: {
-    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | `mla_combine_few${'' | '32'}${'' | '_ragged'}`
+    readonly symbol: `mla_combine${'' | '_rows'}${'' | '_f16'}` | `mla_combine_few${CombinedRows}${'' | '_ragged'}`
     readonly grid: CombineGrid
   }
   /** Bytes of work memory by their place in the kernels' parameters, 0 for what they don't use. */
@@ -130,13 +69,13 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const tileRows = entry.tileRows!
   const rows = shape.sQ * shape.hQ
   const tiles = Math.ceil(rows / tileRows)
-  const tilesPerGroup = Math.min(tiles, MAX_TILES_PER_GROUP)
+  const few = !portable && tileRows <= FEW_ROWS_32
+  const tilesPerGroup = few ? tilesOfGroup(rows, tileRows) : Math.min(tiles, MAX_TILES_PER_GROUP)
   const slots = portable ? device.multiprocessors * 2 : Math.floor(device.multiprocessors / entry.cluster)
   const workers = Math.max(Math.floor(slots / tilesPerGroup), 1) * tilesPerGroup
   const groups = Math.ceil(tiles / tilesPerGroup)
   const allGroups = shape.batch * groups
   const groupWorkers = workers / tilesPerGroup
-  const few = !portable && tileRows <= FEW_ROWS_32
   const splitByTile = allGroups <= groupWorkers
   const grids = {
     workers,
@@ -166,14 +105,15 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       ...handedOver(few, workers, tileRows),
     }
   }
-  if (hopper && !few && shape.batch * tiles > MOST_COMBINED) {
+  const isLittle = shape.batch * tiles <= MOST_COMBINED && (shape.expectedTokens ?? 0) <= MOST_COMBINED_TOKENS
+  if (hopper && !few && !isLittle) {
     return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
   const entries = splitByTile ? allGroups : groupWorkers
   const most = 2 * device.multiprocessors
   const combined = { partial_lse: 2 * workers * tileRows * 8, splits: groupWorkers * SPLIT_BYTES, parts_ready: 0 }
   if (few) {
-    const combineFew = tileRows === FEW_ROWS ? 'mla_combine_few' : 'mla_combine_few32'
+    const combineFew = `mla_combine_few${COMBINED_ROWS[tileRows * tilesPerGroup]!}` as const
     return {
       ...grids,
       symbol: entry.symbol,
