@@ -89,7 +89,9 @@ const modules = [
       ...['bf16', 'f16'].flatMap((type) =>
         ['', '_merge'].map((kind) => decodeFew32(`mla_decode_${type}_few32${kind}`)),
       ),
-      ...['few', 'few32', 'few64', 'few128'].flatMap((rows) => ['', '_ragged'].map((kind) => plain(`mla_combine_${rows}${kind}`, 128))),
+      ...['few', 'few32', 'few64', 'few128'].flatMap((rows) =>
+        ['', '_ragged'].map((kind) => plain(`mla_combine_${rows}${kind}`, 128)),
+      ),
     ],
   },
   {

@@ -42,7 +42,9 @@ export class FastAttention {
     // As many rows of each sequence, as most steps have: such a plan's decode may start before what comes before it has ended. A captured step
     // follows any update.
     const even = device.mode === 'run' && rows === batch.sequences * sQ
-    const shape = even ? { batch: batch.sequences, expectedTokens: batch.tokens } : { batch: batch.capacity.maxSequences, totalQueries }
+    const shape = even
+      ? { batch: batch.sequences, expectedTokens: batch.tokens }
+      : { batch: batch.capacity.maxSequences, totalQueries }
     if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
     if (totalQueries === 0 || h === 0) return
     const { plan, id } = this.#plan(cache, { ...shape, sQ, hQ: h })

@@ -1,32 +1,9 @@
-import { InvalidArgumentError } from '@flashmla/spec'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { DeviceInfo } from '../driver/context'
-import { type KernelEntry, readManifest } from '../kernels/library'
+import type { KernelEntry } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
-import { scheduleDecode } from './schedule'
-import { checkShape, type DecodeShape, decodeSymbol } from './shape'
-
-const { kernels } = readManifest()
-const base: DecodeShape = { dtype: 'bf16', batch: 128, sQ: 1, hQ: 128, pageSize: 64 }
-const H100: DeviceInfo = {
-  ordinal: 0,
-  name: 'H100',
-  computeCapability: [9, 0],
-  multiprocessors: 132,
-  memoryBytes: 2 ** 36,
-  memoryBytesPerSecond: 3.35232e12,
-  sharedBytesPerBlock: 232448,
-}
-
-const MANY = 1_000_000
-
-function plan(overrides: Partial<DecodeShape> = {}, target: KernelEntry['target'] = 'sm_90a', device = H100) {
-  const shape = { ...base, ...overrides }
-  const symbol = decodeSymbol(shape, target, device.multiprocessors)
-  const entry = kernels.find((kernel) => kernel.symbol === symbol && kernel.target === target)!
-  return scheduleDecode(shape, entry, device)
-}
+import { H100, plan } from '../testing/plans'
+import type { DecodeShape } from './shape'
 
 test('the pace of loads is nine tenths of the memory rate, where that is known', () => {
   expect(plan().blockPs).toBe(24437)
@@ -35,77 +12,6 @@ test('the pace of loads is nine tenths of the memory rate, where that is known',
   expect(plan({}, 'sm_90a', { ...H100, memoryBytesPerSecond: 0 }).blockPs).toBe(0)
   expect(plan({}, 'sm_90a', { ...H100, memoryBytesPerSecond: 1 }).blockPs).toBe(1_000_000)
   expect(plan({}, 'compute_80').blockPs).toBe(0)
-})
-
-test.each([
-  [{ hQ: 64 }, '_merge_paced'],
-  [{ hQ: 16, sQ: 5 }, '_merge'],
-  [{ pageSize: 1 }, '_gather'],
-  [{ pageSize: 16 }, '_merge'],
-  [{ pageSize: 32 }, '_merge'],
-  [{ pageSize: 48 }, '_gather'],
-  [{ pageSize: 128 }, '_merge'],
-  [{ kvRowStride: 584 }, '_merge'],
-  [{ kvPageStride: 64 * 576 + 8 }, '_merge'],
-  [{ batch: 44, hQ: 33 }, '_merge_paced'],
-  [{ batch: 43, hQ: 33 }, '_share'],
-  [{ batch: 34, hQ: 17 }, '_few32_merge'],
-  [{ batch: 33, hQ: 17 }, '_few32'],
-  [{ batch: 1, hQ: 32 }, '_few32'],
-  [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 34 }, '_few32_merge'],
-  [{ batch: 128, hQ: 16, sQ: 2, totalQueries: 33 }, '_few32'],
-  [{ batch: 1, hQ: 64, expectedTokens: MANY }, '_share'],
-  [{ batch: 1, hQ: 64, totalQueries: 1, expectedTokens: MANY }, '_share'],
-  [{ batch: 1, hQ: 128 }, ''],
-  [{ batch: 1, hQ: 128, expectedTokens: 12_288 }, ''],
-  [{ batch: 1, hQ: 128, expectedTokens: 12_289 }, '_share'],
-  [{ batch: 1, hQ: 129 }, '_share'],
-  // Tiles of 32 beside each other: where nothing is known for up to four sequences of two, ...
-  [{ batch: 4, hQ: 64 }, '_few32'],
-  [{ batch: 4, hQ: 33, totalQueries: 4 }, '_few32'],
-  [{ batch: 5, hQ: 64 }, '_share'],
-  [{ batch: 1, hQ: 65 }, ''],
-  // ... and where tokens are few: eight blocks of 64 for each of 66 pairs, three and four for each of 33 groups of three and four.
-  [{ batch: 16, hQ: 64, expectedTokens: 66 * 8 * 64 }, '_few32'],
-  [{ batch: 16, hQ: 64, expectedTokens: 66 * 8 * 64 + 1 }, '_share'],
-  [{ batch: 17, hQ: 64, expectedTokens: 0 }, '_share'],
-  [{ batch: 8, hQ: 96, expectedTokens: 33 * 3 * 64 }, '_few32'],
-  [{ batch: 8, hQ: 96, expectedTokens: 33 * 3 * 64 + 1 }, '_share'],
-  [{ batch: 8, hQ: 128, expectedTokens: 33 * 4 * 64 }, '_few32'],
-  [{ batch: 8, hQ: 128, expectedTokens: 33 * 4 * 64 + 1 }, '_share'],
-  [{ batch: 9, hQ: 128, expectedTokens: 0 }, '_share'],
-  [{ batch: 1, sQ: 2, hQ: 128, expectedTokens: 0 }, '_share'],
-  [{ batch: 8, hQ: 128, pageSize: 1, expectedTokens: 0 }, '_gather'],
-  // Tiles of 16 for fewer still: four blocks for each of 66 pairs, eight for each of 33 groups of four and of 16 of eight.
-  [{ batch: 16, hQ: 32, expectedTokens: 66 * 4 * 64 }, '_few'],
-  [{ batch: 16, hQ: 32, expectedTokens: 66 * 4 * 64 + 1 }, '_few32'],
-  [{ batch: 17, hQ: 32, expectedTokens: 0 }, '_few32'],
-  [{ batch: 8, hQ: 64, expectedTokens: 33 * 8 * 64 }, '_few'],
-  [{ batch: 8, hQ: 64, expectedTokens: 33 * 8 * 64 + 1 }, '_few32'],
-  [{ batch: 9, hQ: 64, expectedTokens: 0 }, '_few32'],
-  [{ batch: 4, hQ: 128, expectedTokens: 16 * 8 * 64 }, '_few'],
-  [{ batch: 4, hQ: 128, expectedTokens: 16 * 8 * 64 + 1 }, '_few32'],
-  [{ batch: 4, hQ: 80, expectedTokens: 16 * 5 * 64 }, '_few'],
-  [{ batch: 4, hQ: 80, expectedTokens: 16 * 5 * 64 + 1 }, '_few32'],
-  [{ batch: 34, hQ: 16 }, '_few_merge'],
-  [{ batch: 33, hQ: 16 }, '_few'],
-  [{ batch: 128, hQ: 1, sQ: 16 }, '_few_merge'],
-  [{ batch: 1, hQ: 4, sQ: 4, pageSize: 16 }, '_few'],
-  [{ hQ: 16, pageSize: 1 }, '_gather'],
-  [{ batch: 128, hQ: 16, totalQueries: 33 }, '_few'],
-  [{ batch: 128, hQ: 16, totalQueries: 34 }, '_few_merge'],
-  [{ batch: 32, hQ: 4, sQ: 4, totalQueries: 128 }, '_few'],
-  [{ batch: 129, hQ: 16, totalQueries: 1 }, '_few_merge'],
-  [{ batch: 64, hQ: 128, totalQueries: 64 }, '_share'],
-  [{ batch: 1, sQ: 300, totalQueries: 300 }, '_merge'],
-  [{ batch: 44, hQ: 64 }, '_merge_paced'],
-  [{ batch: 44, hQ: 65 }, '_merge'],
-  [{ batch: 43, hQ: 64 }, '_share'],
-  [{ batch: 22 }, '_merge'],
-  [{ batch: 21 }, '_share'],
-  [{ batch: 1, sQ: 300 }, '_merge'],
-] as const)('%j runs mla_decode_bf16%s', (overrides, variant) => {
-  expect(plan(overrides).symbol).toBe(`mla_decode_bf16${variant}`)
 })
 
 test('batch 128 of 128 heads: 66 pairs of blocks side by side, which merge their parts themselves', () => {
@@ -161,29 +67,32 @@ test.each([
   [64, 32, 2, '64'],
   [65, 32, 4, '128'],
   [128, 32, 4, '128'],
-])('of %i rows and few tokens, tiles of %i stand beside each other by %i and are merged together', (hQ, tileRows, tiles, merged) => {
-  // Five sequences or eight are too many for tiles of 16.
-  const shape = { batch: tileRows === 16 ? 4 : hQ > 64 ? 5 : 16, hQ, expectedTokens: 1000 }
-  const workers = Math.floor(132 / tiles) * tiles
-  const found = plan(shape)
-  expect(found).toMatchObject({
-    symbol: `mla_decode_bf16_few${tileRows === 16 ? '' : 32}`,
-    tileRows,
-    tilesPerGroup: tiles,
-    groups: 1,
-    workers,
-    splitByTile: true,
-    firstLead: 0,
-    combine: { symbol: `mla_combine_few${merged}` },
-    workspace: {
-      partial_out: 2 * workers * (tileRows / 16) * 17408,
-      partial_lse: 2 * workers * tileRows * 8,
-      splits: (workers / tiles) * 32,
-    },
-  })
-  const ragged = plan({ ...shape, totalQueries: 1 })
-  expect(ragged.combine).toEqual({ symbol: `mla_combine_few${merged}_ragged`, grid: [264, 1, 1] })
-})
+])(
+  'of %i rows and few tokens, tiles of %i stand beside each other by %i and are merged together',
+  (hQ, tileRows, tiles, merged) => {
+    // Five sequences or eight are too many for tiles of 16.
+    const shape = { batch: tileRows === 16 ? 4 : hQ > 64 ? 5 : 16, hQ, expectedTokens: 1000 }
+    const workers = Math.floor(132 / tiles) * tiles
+    const found = plan(shape)
+    expect(found).toMatchObject({
+      symbol: `mla_decode_bf16_few${tileRows === 16 ? '' : 32}`,
+      tileRows,
+      tilesPerGroup: tiles,
+      groups: 1,
+      workers,
+      splitByTile: true,
+      firstLead: 0,
+      combine: { symbol: `mla_combine_few${merged}` },
+      workspace: {
+        partial_out: 2 * workers * (tileRows / 16) * 17408,
+        partial_lse: 2 * workers * tileRows * 8,
+        splits: (workers / tiles) * 32,
+      },
+    })
+    const ragged = plan({ ...shape, totalQueries: 1 })
+    expect(ragged.combine).toEqual({ symbol: `mla_combine_few${merged}_ragged`, grid: [264, 1, 1] })
+  },
+)
 
 test('tiles of many parts are merged by all their blocks: rows in f16, what is waited for, and two flags a block', () => {
   const found = plan({ batch: 8 })
@@ -328,25 +237,4 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
       },
     ),
   )
-})
-
-test.each([
-  { hQ: 0 },
-  { batch: 1.5 },
-  { sQ: -1 },
-  { pageSize: 2 ** 31 },
-  { kvRowStride: 575 },
-  { kvRowStride: 577 },
-  { kvPageStride: 64 * 576 + 4 },
-  { kvRowStride: Number.NaN },
-  { kvPageStride: 64 * 576 + 0.5 },
-  { dtype: 'f32' as 'f16' },
-  { outDtype: 'f64' as 'f32' },
-  { kvPageStride: 64 },
-  { totalQueries: 129 },
-  { expectedTokens: -1 },
-  { expectedTokens: 0.5 },
-  { expectedTokens: Number.NaN },
-])('the shape %j is refused', (overrides) => {
-  expect(() => checkShape({ ...base, ...overrides })).toThrow(InvalidArgumentError)
 })

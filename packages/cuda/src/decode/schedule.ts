@@ -1,7 +1,7 @@
 import type { DeviceInfo } from '../driver/context'
 import type { KernelEntry } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
-import { type DecodeShape, FEW_ROWS, FEW_ROWS_32, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
+import { type DecodeShape, FEW_ROWS, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
 
 const MAX_TILES_PER_GROUP = 4
 /** Bytes of a part that a block hands over to another, by the rows of a tile: words of 16 bytes for each of 256 threads. */
@@ -69,7 +69,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const tileRows = entry.tileRows!
   const rows = shape.sQ * shape.hQ
   const tiles = Math.ceil(rows / tileRows)
-  const few = !portable && tileRows <= FEW_ROWS_32
+  const few = !portable && tileRows <= FEW_ROWS
   const tilesPerGroup = few ? tilesOfGroup(rows, tileRows) : Math.min(tiles, MAX_TILES_PER_GROUP)
   const slots = portable ? device.multiprocessors * 2 : Math.floor(device.multiprocessors / entry.cluster)
   const workers = Math.max(Math.floor(slots / tilesPerGroup), 1) * tilesPerGroup

@@ -3,9 +3,9 @@ import type { KernelEntry } from '../kernels/library'
 
 export const QK_WIDTH = 576
 export const VALUE_WIDTH = 512
-/** Query rows of a sequence that a tile of the kernels for few of them has. */
-export const FEW_ROWS = 16
-export const FEW_ROWS_32 = 32
+/** Most query rows of a tile of the kernels for few of them. */
+export const FEW_ROWS = 32
+const SMALL_TILES = [16, FEW_ROWS] as const
 /** Tokens that the kernels take at once. */
 const TOKEN_BLOCK = 64
 /** By a small tile's rows and how many are beside each other: blocks of tokens a group up to which they are ahead of larger tiles, as measured. */
@@ -78,7 +78,7 @@ export function checkShape(shape: DecodeShape): void {
 
 /** Symbol of the decode kernel for a shape, before `scheduleDecode` chooses who merges. */
 export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target'], multiprocessors: number): string {
-  const { dtype, pageSize, sQ, hQ } = shape
+  const { dtype, pageSize } = shape
   if (target === 'compute_80') return `mla_decode_portable_${dtype}`
   const paged = pageSize % 64 === 0 || pageSize === 16 || pageSize === 32
   if (!paged) return `mla_decode_${dtype}_gather`
@@ -92,18 +92,18 @@ export function decodeSymbol(shape: DecodeShape, target: KernelEntry['target'], 
  */
 function tileRowsOf({ batch, sQ, hQ, expectedTokens }: DecodeShape, multiprocessors: number): 16 | 32 | 64 {
   const rows = sQ * hQ
-  for (const tileRows of [16, 32] as const) {
+  for (const tileRows of SMALL_TILES) {
     if (rows <= tileRows) return tileRows
     const tiles = tilesOfGroup(rows, tileRows)
     const most = MOST_BLOCKS[tileRows][tiles]
     if (most === undefined) continue
     const groups = Math.floor(multiprocessors / tiles)
-    if (expectedTokens === undefined) {
-      if (tileRows === 32 && tiles === 2 && batch * 16 <= groups) return 32
-      continue
-    }
     const inUse = Math.ceil(rows / tileRows) / tiles
-    if (batch * 4 <= groups && expectedTokens <= groups * most * inUse * TOKEN_BLOCK) return tileRows
+    const isFew =
+      expectedTokens === undefined
+        ? tileRows === 32 && tiles === 2 && batch * 16 <= groups
+        : batch * 4 <= groups && expectedTokens <= groups * most * inUse * TOKEN_BLOCK
+    if (isFew) return tileRows
   }
   return 64
 }
