@@ -1,4 +1,4 @@
-// Sizes of the Hopper decode kernels with tiles of 16 and of 32 query rows a sequence.
+// Sizes of the Hopper decode kernels with tiles of 16 and of 32 query rows.
 #pragma once
 #include "../decode/config.h"
 #include "../ptx/wgmma_n16.h"

@@ -1,6 +1,7 @@
 import { cast } from '../decode/append'
 import { type DecodePlan, decode, planDecode } from '../decode/decode'
-import { type DecodeShape, decodeSymbol, QK_WIDTH, VALUE_WIDTH } from '../decode/shape'
+import { scheduleWith } from '../decode/schedule'
+import { type DecodeShape, QK_WIDTH, VALUE_WIDTH } from '../decode/shape'
 import { DeviceMemory } from '../driver/memory'
 import type { AttentionOperands } from './attention'
 import type { CudaCache } from './cache'
@@ -21,6 +22,7 @@ interface Planned {
 export class FastAttention {
   /** The plan used last stands last. */
   readonly #plans = new Map<string, Planned>()
+  #last: { readonly asked: string; readonly planned: Planned } | undefined
   #made = 0
 
   constructor(private readonly device: BackendDevice) {}
@@ -69,12 +71,22 @@ export class FastAttention {
   }
 
   #plan(cache: CudaCache, given: Omit<DecodeShape, 'dtype' | 'outDtype' | 'pageSize'>): Planned {
-    const { device } = this
     const { pageSize } = cache
-    const shape: DecodeShape = { ...given, dtype: 'bf16', outDtype: 'f32', pageSize }
+    // The layers of a step ask for the same.
+    const asked = [given.batch, given.sQ, given.hQ, given.totalQueries, given.expectedTokens, pageSize].join(' ')
+    if (this.#last?.asked !== asked) {
+      this.#last = { asked, planned: this.#planOf({ ...given, dtype: 'bf16', outDtype: 'f32', pageSize }) }
+    }
+    const { planned } = this.#last
+    if (this.device.mode === 'capture') planned.captured = true
+    return planned
+  }
+
+  #planOf(shape: DecodeShape): Planned {
+    const { device } = this
     // All that the expected tokens decide.
-    const symbol = decodeSymbol(shape, device.library.target, device.context.device.multiprocessors)
-    const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, pageSize, symbol].join(' ')
+    const { symbol } = scheduleWith(device.library, shape)
+    const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, shape.pageSize, symbol].join(' ')
     let found = this.#plans.get(key)
     this.#plans.delete(key)
     if (!found) {
@@ -84,7 +96,6 @@ export class FastAttention {
       device.library.kernel('mla_cast') // a recording must not load it
       found = { plan: device.own(planDecode(device.library, device.stream, shape)), id: ++this.#made, captured: false }
     }
-    if (device.mode === 'capture') found.captured = true
     this.#plans.set(key, found)
     return found
   }

@@ -7,8 +7,8 @@ import type { Stream } from '../driver/stream'
 import { alignedBytes, encodeTensorMap } from '../driver/tensor-map'
 import type { KernelLibrary } from '../kernels/library'
 import { DTYPES, MlaDecodeParams } from '../kernels/params'
-import { type DecodeSchedule, scheduleDecode } from './schedule'
-import { checkShape, type DecodeShape, decodeSymbol, QK_WIDTH, VALUE_WIDTH } from './shape'
+import { type DecodeSchedule, scheduleWith } from './schedule'
+import { checkShape, type DecodeShape, QK_WIDTH, VALUE_WIDTH } from './shape'
 
 /** Device memory of one decode, checked against the plan's shape. Strides and dtypes are the plan's. */
 export interface DecodeTensors {
@@ -61,9 +61,9 @@ export class DecodePlan extends Resource {
     super(context.driver, `A decode plan of device ${context.device.ordinal}`, [context.held])
     this.shape = shape
     this.#stream = stream
-    const entry = library.entry(decodeSymbol(shape, library.target, context.device.multiprocessors))
-    const schedule = scheduleDecode(shape, entry, context.device)
+    const schedule = scheduleWith(library, shape)
     const { symbol, combine } = schedule
+    const entry = library.entry(symbol)
     this.schedule = schedule
     this.symbol = symbol
     const decodeKernel = library.kernel(symbol)

@@ -1,7 +1,7 @@
 import type { DeviceInfo } from '../driver/context'
-import type { KernelEntry } from '../kernels/library'
+import type { KernelEntry, KernelLibrary } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
-import { type DecodeShape, FEW_ROWS, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
+import { type DecodeShape, decodeSymbol, FEW_ROWS, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
 
 const MAX_TILES_PER_GROUP = 4
 /** Bytes of a part that a block hands over to another, by the rows of a tile: words of 16 bytes for each of 256 threads. */
@@ -62,6 +62,16 @@ type WorkMemory = 'partial_out' | 'partial_lse' | 'splits' | 'parts_ready'
 
 const blockPicoseconds = (rate: number) =>
   rate > 0 ? Math.min(Math.round((BLOCK_BYTES * 1e12) / (PACE * rate)), MOST_BLOCK_PS) : 0
+
+/** The schedule of a shape with a library's kernels. @throws UnsupportedError without a kernel for the device */
+export function scheduleWith(library: KernelLibrary, shape: DecodeShape): DecodeSchedule {
+  const { target, context } = library
+  return scheduleDecode(
+    shape,
+    library.entry(decodeSymbol(shape, target, context.device.multiprocessors)),
+    context.device,
+  )
+}
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
 export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: DeviceInfo): DecodeSchedule {

@@ -28,8 +28,8 @@ export interface DecodeShape {
   readonly totalQueries?: number
   readonly outDtype?: 'bf16' | 'f16' | 'f32'
   /**
-   * Tokens in the cache, of all sequences together, that the plan is most likely used with. Results don't depend on it: 33 to 128 query rows of
-   * few tokens are laid out so that a call is short, which takes longer than without when there are many.
+   * Tokens in the cache, of all sequences together, that the plan is most likely used with. Results are right whatever it is: with few of them 17 to
+   * 128 query rows are laid out so that a call is short, which takes longer than otherwise if there are many in the end.
    */
   readonly expectedTokens?: number
   /** Elements between two pages and two rows of the cache, multiples of 8; contiguous without them. */

@@ -95,6 +95,8 @@ export class KernelLibrary extends Resource {
   readonly why: string
   readonly #directory: string
   readonly #manifest: Manifest
+  /** Those of the device's target, by symbol: every launch asks for one. */
+  readonly #entries: ReadonlyMap<string, KernelEntry>
   readonly #modules = new Map<string, Module>()
   readonly #kernels = new Map<string, Kernel>()
 
@@ -107,6 +109,8 @@ export class KernelLibrary extends Resource {
     this.why = why
     this.#directory = directory
     this.#manifest = readManifest(directory)
+    const fitting = this.#manifest.kernels.filter((entry) => entry.target === target)
+    this.#entries = new Map(fitting.map((entry) => [entry.symbol, entry]))
     this.hold()
   }
 
@@ -121,7 +125,7 @@ export class KernelLibrary extends Resource {
   }
 
   find(symbol: string): KernelEntry | undefined {
-    return this.#manifest.kernels.find((entry) => entry.symbol === symbol && entry.target === this.target)
+    return this.#entries.get(symbol)
   }
 
   /**
