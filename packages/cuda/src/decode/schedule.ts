@@ -1,7 +1,7 @@
 import type { DeviceInfo } from '../driver/context'
 import type { KernelEntry, KernelLibrary } from '../kernels/library'
 import { SPLIT_BYTES } from '../kernels/params'
-import { type DecodeShape, decodeSymbol, FEW_ROWS, QK_WIDTH, tilesOfGroup, VALUE_WIDTH } from './shape'
+import { type DecodeShape, decodeSymbol, FEW_ROWS, QK_WIDTH, TOKEN_BLOCK, tilesOfGroup, VALUE_WIDTH } from './shape'
 
 const MAX_TILES_PER_GROUP = 4
 /** Bytes of a part that a block hands over to another, by the rows of a tile: words of 16 bytes for each of 256 threads. */
@@ -13,7 +13,7 @@ const MOST_PIECES_LOG2 = 7
 /** Sequences of a ragged plan that it looks through for what there is to merge. */
 const MOST_RAGGED = 128
 
-/** What the small blocks that merge tiles of few rows beside each other are called by. */
+/** By the rows of a tile group, what the kernel is called by that merges its parts in small blocks. */
 type CombinedRows = '' | '32' | '64' | '128'
 const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32', 64: '64', 128: '128' }
 
@@ -26,7 +26,7 @@ const MOST_COMBINED = 2
 const MOST_COMBINED_TOKENS = 12_288
 /** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
 const PACE = 0.9
-const BLOCK_BYTES = 64 * QK_WIDTH * 2
+const BLOCK_BYTES = TOKEN_BLOCK * QK_WIDTH * 2
 /** Bound that keeps the kernels' 32-bit arithmetic right: 0.08 TB/s, far below what a Hopper card has. */
 const MOST_BLOCK_PS = 1_000_000
 
@@ -65,12 +65,9 @@ const blockPicoseconds = (rate: number) =>
 
 /** The schedule of a shape with a library's kernels. @throws UnsupportedError without a kernel for the device */
 export function scheduleWith(library: KernelLibrary, shape: DecodeShape): DecodeSchedule {
-  const { target, context } = library
-  return scheduleDecode(
-    shape,
-    library.entry(decodeSymbol(shape, target, context.device.multiprocessors)),
-    context.device,
-  )
+  const { device } = library.context
+  const symbol = decodeSymbol(shape, library.target, device.multiprocessors)
+  return scheduleDecode(shape, library.entry(symbol), device)
 }
 
 /** Grids and workspace of a shape on a device: the arithmetic of kernels/README.md, "Decode launch plan". */
@@ -105,6 +102,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
   // All sequences of a ragged plan but one may be empty. Beyond few rows pairs are at their worst then.
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
+  // Small tiles beside each other, which pairs of blocks can't merge, have four parts or more and few sequences: see `decodeSymbol`.
   const pairs = inPairs(few, groupWorkers / expected) || (few && !looksThrough)
   if (hopper && pairs) {
     return {

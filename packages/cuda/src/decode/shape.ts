@@ -7,7 +7,7 @@ export const VALUE_WIDTH = 512
 export const FEW_ROWS = 32
 const SMALL_TILES = [16, FEW_ROWS] as const
 /** Tokens that the kernels take at once. */
-const TOKEN_BLOCK = 64
+export const TOKEN_BLOCK = 64
 /** By a small tile's rows and how many are beside each other: blocks of tokens a group up to which they are ahead of larger tiles, as measured. */
 const MOST_BLOCKS: Readonly<Record<16 | 32, Readonly<Record<number, number>>>> = {
   16: { 2: 4, 4: 8, 8: 8 },
