@@ -230,5 +230,9 @@ class Decode:
 
     def clean(self):
         """Whether the workspace is as a launch has to find it."""
-        handed = self.partial if '_few' in self.symbol and self.symbol.endswith('_merge') else self.partial_lse if self.symbol.endswith('share') else None
+        handed = None
+        if '_few' in self.symbol and self.symbol.endswith('_merge'):  # of a part's words of 4 KiB the last is waited for
+            handed = self.partial.view(self.params.workers, -1, 4096)[:, -1]
+        elif self.symbol.endswith('share'):
+            handed = self.partial_lse
         return int(self.ready.sum()) == 0 and (handed is None or bool((handed == 0xff).all()))

@@ -327,6 +327,7 @@ __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, con
   split.out_row = int64_t(seg.shape.query_start) * p.h_q + seg.group * group_rows;
   split.rows = min(group_rows, seg.shape.s_q * p.h_q - seg.group * group_rows);
   split.first_worker = worker;
+  split.line = at.total;
   split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - worker + 1;
   return split;
 }

@@ -14,7 +14,8 @@ struct MlaSplit {
   int32_t rows;                //   8 rows of the group
   int32_t splits;              //  12 parts; 0 or 1: nothing to merge
   int32_t first_worker;        //  16 group worker of the first part, the others follow
-  int32_t reserved[3];         //  20
+  int32_t line;                //  20 work of the whole launch, in 64-token blocks
+  int32_t reserved[2];         //  24
 };
 static_assert(sizeof(MlaSplit) == 32, "mirrored on the host");
 

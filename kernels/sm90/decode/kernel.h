@@ -133,6 +133,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       for (int step = 1; takes_in(place, step); step *= 2, ++last_block) {
         if (step > 1) consumer.release_part(last_block & 1);
         take_in(consumer.next_part((last_block + 1) & 1), live, o, m, l);
+        discard_part(p, worker.index + step * p.tiles_per_group);
       }
       if (!whole) hand_over(p, worker.index, live, o, m, l);
     }

@@ -11,6 +11,7 @@
 // 5. A block hands over at most once in a launch, its first segment. Its flag is set by a warp of its own: until what the others wrote is seen by all
 //    takes a microsecond or two, and they go on. Whoever takes a part clears its flag: they are all 0 between launches.
 #pragma once
+#include "../../common/discard.h"
 #include "output.h"
 #include "producer.h"
 
@@ -83,6 +84,12 @@ __device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStora
     }
     empty_parity ^= 1 << buffer;
   }
+}
+
+// Of another block's part, when all of it has come. All consumers.
+__device__ __forceinline__ void discard_part(const MlaDecodeParams& p, int block) {
+#pragma unroll 1
+  for (int line = threadIdx.x; line < kPartWords * kWordBytes / kLineBytes; line += kConsumerThreads) discard_line(part_of(p, block) + line * kLineBytes);
 }
 
 // Adds the part of another block, in a KV buffer, to this one's. All consumers.

@@ -11,6 +11,7 @@
 //    rows of those that gave up, so whoever waits without end waits for blocks that were started before it.
 // 5. Who takes a log-sum-exp fills its place with kNothing, and who reads a flag of (4) clears it: memory is as it was between launches.
 #pragma once
+#include "../../common/discard.h"
 #include "output.h"
 #include "producer.h"
 #include "warp_share.h"
@@ -279,6 +280,19 @@ __device__ __forceinline__ void add_warps(const MlaDecodeParams& p, WarpSums& su
   if (share.sub == 0 && lane == 0) p.lse[out_row] = natural_lse(most, total);
 }
 
+// What the warp has read of other blocks' parts, and written in its sums.
+__device__ __forceinline__ void discard_rows(const MlaDecodeParams& p, const TileParts& tile, const WarpShare& share, int mine, int lane) {
+  __syncwarp();
+#pragma unroll 1
+  for (int k = 0; k < share.rows; ++k) {
+#pragma unroll 1
+    for (int i = lane >> 3; i < share.parts; i += 4) {
+      const int part = share.sub + i * share.step;
+      if (part != mine) discard_line(row_in_memory(p, tile.slot(part), share.first + k * 8, (lane & 7) * 8));
+    }
+  }
+}
+
 // Merges rows [begin, end) of a tile. All consumers. mine: the part that is staged, or none where all are in memory.
 __device__ __forceinline__ void merge_rows(const MlaDecodeParams& p, SharedStorage& sh, const TileParts& tile, int mine, uint8_t* staging,
                                            int begin, int end, int64_t out_row, int warp, int lane) {
@@ -323,6 +337,7 @@ __device__ __forceinline__ void merge_rows(const MlaDecodeParams& p, SharedStora
     add_rows<2>(p, tile, share, mine, staged, scaled, lane, sum, finish);
   }
   if (share.step > 1) add_warps(p, *reinterpret_cast<WarpSums*>(staging), share, sum, out_row + share.first, warp, lane);
+  if (flows_through_l2(sh.at.total)) discard_rows(p, tile, share, mine, lane);
 }
 
 // Merges this block's rows of a tile in several parts, and hands over the others. All consumers. staging: 64 KiB of shared memory, free again

@@ -7,12 +7,15 @@
 // 2. What there is to merge is most likely what there was the last time. So parts are asked for before the description is there again.
 #pragma once
 #include "../../common/combine.h"
+#include "../../common/discard.h"
 #include "output.h"
 #include "pieces.h"
 
 namespace flashmla::decode_few {
 
 static_assert(kPartWords == kColumns * kConsumerThreads);
+constexpr int kLineWords = kLineBytes / 16;
+static_assert(kPartWords >> kMostPieces >= kLineWords && sizeof(Part) % kLineBytes == 0, "whole lines are a block's own");
 
 // Eight values of a row and the sum of its weights, relative to the maximum m.
 struct WordSum {
@@ -144,7 +147,9 @@ __device__ __forceinline__ MlaSplit read_split(const MlaDecodeParams& p, int ent
   split.out_row = int64_t(uint64_t(uint32_t(head.x)) | uint64_t(uint32_t(head.y)) << 32);
   split.rows = head.z;
   split.splits = head.w;
-  split.first_worker = __ldcg(reinterpret_cast<const int*>(words + 1));
+  const int2 tail = __ldcg(reinterpret_cast<const int2*>(words + 1));
+  split.first_worker = tail.x;
+  split.line = tail.y;
   return split;
 }
 
@@ -194,21 +199,48 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   return true;
 }
 
+// What a block merges, kept in shared memory where its threads have no registers for it.
+struct Task {
+  Piece piece;
+  MlaSplit split;
+};
+__device__ __forceinline__ void note_task(Task& task, const Piece& piece, const MlaSplit& split) {
+  if (threadIdx.x == 0) task = {piece, split};
+}
+
+// What of the parts the block has merged, and written in its sums. All of the block.
+template <int kGroupRows>
+__device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Task& task) {
+  __syncthreads();
+  const int lines = task.piece.words / kLineWords, splits = task.split.splits;
+  if (splits < 2 || !flows_through_l2(task.split.line)) return;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < splits * lines; i += kCombineThreads) {
+    const int part = unsigned(i) / unsigned(lines), slot = partial_slot(task.split.first_worker + part, part == 0);
+    const WordPlace<kGroupRows> place(task.piece.first + (i - part * lines) * kLineWords);
+    discard_line(&static_cast<const Part*>(p.partial_out)[slot * (kGroupRows / kRows) + place.part].words[place.c][place.thread]);
+  }
+}
+
 // blockIdx.x is the entry, blockIdx.y the piece.
 template <int kGroupRows>
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
+  __shared__ Task task;
   asm volatile("griddepcontrol.launch_dependents;");
   const Piece piece = piece_of(kWordsOfParts<kGroupRows>, blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
+  note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [] { return false; })) guess = split;
+  discard_parts<kGroupRows>(p, task);
 }
 
 // Of ragged queries: a plan is for more sequences than most steps have.
 template <int kGroupRows>
 __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
+  __shared__ Task task;
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
@@ -217,12 +249,15 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
   MlaSplit split = read_split(p, piece.entry);
+  note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
     piece = piece_of_block(kWordsOfParts<kGroupRows>, active);
     guess = split = read_split(p, piece.entry);
+    note_task(task, piece, split);
   }
+  discard_parts<kGroupRows>(p, task);
 }
 
 }  // namespace flashmla::decode_few

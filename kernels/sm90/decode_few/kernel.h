@@ -83,8 +83,10 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       add_up(sh, wg, o, m, l, sums);
     }
     bool whole = seg.whole();
+    PartPlace place = {};
     if (kMerges && !whole) {
-      const PartPlace& found = sh.places[consumer.segment & 3], place = {decode::uniform(found.index), decode::uniform(found.parts)};
+      const PartPlace& found = sh.places[consumer.segment & 3];
+      place = {decode::uniform(found.index), decode::uniform(found.parts)};
       whole = place.index == 0;
 #pragma unroll 1
       for (int step = 1; takes_in(place, step); step *= 2) {
@@ -96,6 +98,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       write_rows(p, sh, seg, wg, first_row, sums);
     } else if (!kMerges) {
       write_part(p, partial_slot(worker.group, seg.lo == 0) * p.tiles_per_group + worker.member, seg.shape.s_q * p.h_q - first_row, sums);
+    }
+    if constexpr (kMerges) {
+      __syncwarp();  // what the warp has taken in is in what it has written
+#pragma unroll 1
+      for (int step = 1; takes_in(place, step); step *= 2) discard_part<kTileRows>(p, worker.index + step);
     }
     if (threadIdx.x == 0) trace_segment(consumer.segment, kTraceWritten);
   }

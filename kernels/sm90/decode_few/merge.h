@@ -1,9 +1,10 @@
 // Parts of a split row tile merged by the blocks that made them, in the order of ../decode/merge.h: part i takes in parts i + 1, i + 2, i + 4, ...
 // and hands the sum to the part below.
 //
-// A part is handed over as its threads hold it, through memory that is filled with kNothing before: the reader waits until there is something
-// else, and fills it with nothing again. Nothing but the data is waited for, so it takes one way through L2 and no fence.
+// A part is handed over as its threads hold it, its last word when the others are seen by all: memory is filled with kNothing before, and the reader waits until
+// there is something else, and fills it with nothing again.
 #pragma once
+#include "../../common/discard.h"
 #include "output.h"
 
 namespace flashmla::decode_few {
@@ -43,6 +44,7 @@ __device__ __forceinline__ void hand_over(const MlaDecodeParams& p, int block, c
   }
   __stcg(part + kWords * kConsumerThreads, make_uint4(exponents[0], exponents[1], 0, 0));
   __stcg(part + (kWords + 1) * kConsumerThreads, bits_of(sums.m));
+  __threadfence();
   __stcg(part + (kWords + 2) * kConsumerThreads, bits_of(sums.l));
 }
 
@@ -51,20 +53,14 @@ template <int kTileRows>
 __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sums<kTileRows>& sums) {
   constexpr int kWords = kValueWords<kTileRows>, kHanded = kHandedWords<kTileRows>;
   uint4* part = part_of<kTileRows>(p, block);
-  // What is written last is most likely there last.
-  while (!__all_sync(0xffffffffu, is_there(load_word(part + (kHanded - 1) * kConsumerThreads)))) {
-  }
   uint4 word[kHanded];
-  bool there;
   do {
-    there = true;
+    word[kHanded - 1] = load_word(part + (kHanded - 1) * kConsumerThreads);
+  } while (!__all_sync(0xffffffffu, is_there(word[kHanded - 1])));
+  __threadfence();
 #pragma unroll
-    for (int w = 0; w < kHanded; ++w) word[w] = load_word(part + w * kConsumerThreads);
-#pragma unroll
-    for (int w = 0; w < kHanded; ++w) there &= is_there(word[w]);
-  } while (!__all_sync(0xffffffffu, there));
-#pragma unroll
-  for (int w = 0; w < kHanded; ++w) __stcg(part + w * kConsumerThreads, make_uint4(kNothing, kNothing, kNothing, kNothing));
+  for (int w = 0; w < kHanded - 1; ++w) word[w] = load_word(part + w * kConsumerThreads);
+  __stcg(part + (kHanded - 1) * kConsumerThreads, make_uint4(kNothing, kNothing, kNothing, kNothing));
   const auto floats = [](const uint4& v) { return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)); };
   const float4 m = floats(word[kWords + 1]), l = floats(word[kWords + 2]);
   const float their_m[kColumns] = {m.x, m.y, m.z, m.w}, their_l[kColumns] = {l.x, l.y, l.z, l.w};
@@ -77,6 +73,14 @@ __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sum
     const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&pairs[0])), b = __half22float2(*reinterpret_cast<const __half2*>(&pairs[1]));
     return make_float4(a.x * back, a.y * back, b.x * back, b.y * back);
   });
+}
+
+// What a block has taken in of another's part, but for the last word. Each warp has read its own lines.
+template <int kTileRows>
+__device__ __forceinline__ void discard_part(const MlaDecodeParams& p, int block) {
+  if (threadIdx.x % (kLineBytes / 16) != 0) return;
+#pragma unroll 1
+  for (int w = 0; w < kHandedWords<kTileRows> - 1; ++w) discard_line(part_of<kTileRows>(p, block) + w * kConsumerThreads);
 }
 
 }  // namespace flashmla::decode_few
