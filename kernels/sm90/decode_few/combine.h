@@ -199,13 +199,17 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   return true;
 }
 
-// What a block merges, kept in shared memory where its threads have no registers for it.
+// What a block merges, for discard_parts: its threads have no registers to keep it in.
 struct Task {
   Piece piece;
   MlaSplit split;
 };
-__device__ __forceinline__ void note_task(Task& task, const Piece& piece, const MlaSplit& split) {
-  if (threadIdx.x == 0) task = {piece, split};
+
+// Whether what the block merges is to be discarded then, and notes it.
+__device__ __forceinline__ bool note_task(Task& task, const Piece& piece, const MlaSplit& split) {
+  const bool flows = flows_through_l2(split.line);
+  if (flows && threadIdx.x == 0) task = {piece, split};
+  return flows;
 }
 
 // What of the parts the block has merged, and written in its sums. All of the block.
@@ -213,7 +217,7 @@ template <int kGroupRows>
 __device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Task& task) {
   __syncthreads();
   const int lines = task.piece.words / kLineWords, splits = task.split.splits;
-  if (splits < 2 || !flows_through_l2(task.split.line)) return;
+  if (splits < 2) return;
 #pragma unroll 1
   for (int i = threadIdx.x; i < splits * lines; i += kCombineThreads) {
     const int part = unsigned(i) / unsigned(lines), slot = partial_slot(task.split.first_worker + part, part == 0);
@@ -231,10 +235,10 @@ __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
-  note_task(task, piece, split);
+  const bool discards = note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [] { return false; })) guess = split;
-  discard_parts<kGroupRows>(p, task);
+  if (discards) discard_parts<kGroupRows>(p, task);
 }
 
 // Of ragged queries: a plan is for more sequences than most steps have.
@@ -249,15 +253,15 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
   MlaSplit split = read_split(p, piece.entry);
-  note_task(task, piece, split);
+  bool discards = note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
     piece = piece_of_block(kWordsOfParts<kGroupRows>, active);
     guess = split = read_split(p, piece.entry);
-    note_task(task, piece, split);
+    discards = note_task(task, piece, split);
   }
-  discard_parts<kGroupRows>(p, task);
+  if (discards) discard_parts<kGroupRows>(p, task);
 }
 
 }  // namespace flashmla::decode_few
