@@ -62,7 +62,7 @@ constexpr int kWordsOfParts = kGroupRows / kRows * kPartWords;
 // Parts first, first + step, ... of a word.
 template <int kGroupRows>
 __device__ __forceinline__ WordSum sum_parts(const MlaDecodeParams& p, int first_worker, int splits, int first, int step, const WordPlace<kGroupRows>& place) {
-  constexpr int kBatch = 5;
+  constexpr int kBatch = 4;  // of five not all fit into the registers
   WordSum sum = {{}, -INFINITY, 0.f};
 #pragma unroll 1
   for (int base = first; base < splits; base += kBatch * step) {
@@ -199,29 +199,16 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   return true;
 }
 
-// What a block merges, for discard_parts: its threads have no registers to keep it in.
-struct Task {
-  Piece piece;
-  MlaSplit split;
-};
-
-// Whether what the block merges is to be discarded then, and notes it.
-__device__ __forceinline__ bool note_task(Task& task, const Piece& piece, const MlaSplit& split) {
-  const bool flows = flows_through_l2(split.line);
-  if (flows && threadIdx.x == 0) task = {piece, split};
-  return flows;
-}
-
 // What of the parts the block has merged, and written in its sums. All of the block.
 template <int kGroupRows>
-__device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Task& task) {
+__device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& split) {
+  if (split.splits < 2 || !flows_through_l2(split.line)) return;
   __syncthreads();
-  const int lines = task.piece.words / kLineWords, splits = task.split.splits;
-  if (splits < 2) return;
+  const int lines = piece.words / kLineWords;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < splits * lines; i += kCombineThreads) {
-    const int part = unsigned(i) / unsigned(lines), slot = partial_slot(task.split.first_worker + part, part == 0);
-    const WordPlace<kGroupRows> place(task.piece.first + (i - part * lines) * kLineWords);
+  for (int i = threadIdx.x; i < split.splits * lines; i += kCombineThreads) {
+    const int part = unsigned(i) / unsigned(lines), slot = partial_slot(split.first_worker + part, part == 0);
+    const WordPlace<kGroupRows> place(piece.first + (i - part * lines) * kLineWords);
     discard_line(&static_cast<const Part*>(p.partial_out)[slot * (kGroupRows / kRows) + place.part].words[place.c][place.thread]);
   }
 }
@@ -229,22 +216,19 @@ __device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Ta
 // blockIdx.x is the entry, blockIdx.y the piece.
 template <int kGroupRows>
 __device__ __forceinline__ void combine(const MlaDecodeParams& p) {
-  __shared__ Task task;
   asm volatile("griddepcontrol.launch_dependents;");
   const Piece piece = piece_of(kWordsOfParts<kGroupRows>, blockIdx.x, blockIdx.y, gridDim.y);
   MlaSplit guess = guess_split(p, piece.entry);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const MlaSplit split = read_split(p, piece.entry);
-  const bool discards = note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [] { return false; })) guess = split;
-  if (discards) discard_parts<kGroupRows>(p, task);
+  discard_parts<kGroupRows>(p, piece, split);
 }
 
 // Of ragged queries: a plan is for more sequences than most steps have.
 template <int kGroupRows>
 __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
-  __shared__ Task task;
   asm volatile("griddepcontrol.launch_dependents;");
   const int seq = threadIdx.x;
   bool active = has_parts(p, seq);
@@ -253,15 +237,13 @@ __device__ __forceinline__ void combine_ragged(const MlaDecodeParams& p) {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   const bool is_active = has_parts(p, seq);
   MlaSplit split = read_split(p, piece.entry);
-  bool discards = note_task(task, piece, split);
 #pragma unroll 1
   while (!merge<kGroupRows>(p, piece, guess, split, [&] { return __syncthreads_or(active != is_active); })) {
     active = is_active;
     piece = piece_of_block(kWordsOfParts<kGroupRows>, active);
     guess = split = read_split(p, piece.entry);
-    discards = note_task(task, piece, split);
   }
-  if (discards) discard_parts<kGroupRows>(p, task);
+  discard_parts<kGroupRows>(p, piece, split);
 }
 
 }  // namespace flashmla::decode_few
