@@ -5,6 +5,7 @@
 namespace flashmla {
 
 constexpr int kLineBytes = 128;
+constexpr int kLineWords = kLineBytes / 16;
 
 // Takes a line out of L2 without writing it to memory: it holds anything until it is written again. Those who read it have come to a barrier with the thread
 // that calls this, and what they read has been used: a load that is under way still may find the line gone, barrier or not.

@@ -86,7 +86,7 @@ __device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStora
   }
 }
 
-// Of another block's part, when all of it has come. All consumers.
+// Drops another block's part, when all of it has come. All consumers.
 __device__ __forceinline__ void discard_part(const MlaDecodeParams& p, int block) {
 #pragma unroll 1
   for (int line = threadIdx.x; line < kPartWords * kWordBytes / kLineBytes; line += kConsumerThreads) discard_line(part_of(p, block) + line * kLineBytes);

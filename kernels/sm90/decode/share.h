@@ -280,7 +280,7 @@ __device__ __forceinline__ void add_warps(const MlaDecodeParams& p, WarpSums& su
   if (share.sub == 0 && lane == 0) p.lse[out_row] = natural_lse(most, total);
 }
 
-// What the warp has read of other blocks' parts, and written in its sums.
+// Drops what the warp has read of other blocks' parts, and written in its sums.
 __device__ __forceinline__ void discard_rows(const MlaDecodeParams& p, const TileParts& tile, const WarpShare& share, int mine, int lane) {
   __syncwarp();
 #pragma unroll 1
@@ -288,7 +288,7 @@ __device__ __forceinline__ void discard_rows(const MlaDecodeParams& p, const Til
 #pragma unroll 1
     for (int i = lane >> 3; i < share.parts; i += 4) {
       const int part = share.sub + i * share.step;
-      if (part != mine) discard_line(row_in_memory(p, tile.slot(part), share.first + k * 8, (lane & 7) * 8));
+      if (part != mine) discard_line(row_in_memory(p, tile.slot(part), share.first + k * 8, (lane & 7) * kLineWords));
     }
   }
 }

@@ -14,7 +14,6 @@
 namespace flashmla::decode_few {
 
 static_assert(kPartWords == kColumns * kConsumerThreads);
-constexpr int kLineWords = kLineBytes / 16;
 static_assert(kPartWords >> kMostPieces >= kLineWords && sizeof(Part) % kLineBytes == 0, "whole lines are a block's own");
 
 // Eight values of a row and the sum of its weights, relative to the maximum m.
@@ -199,7 +198,7 @@ __device__ __forceinline__ bool merge(const MlaDecodeParams& p, const Piece& pie
   return true;
 }
 
-// What of the parts the block has merged, and written in its sums. All of the block.
+// Drops what of the parts the block has merged, and written in its sums. All of the block.
 template <int kGroupRows>
 __device__ __forceinline__ void discard_parts(const MlaDecodeParams& p, const Piece& piece, const MlaSplit& split) {
   if (split.splits < 2 || !flows_through_l2(split.line)) return;

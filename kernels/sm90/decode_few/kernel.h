@@ -100,7 +100,7 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
       write_part(p, partial_slot(worker.group, seg.lo == 0) * p.tiles_per_group + worker.member, seg.shape.s_q * p.h_q - first_row, sums);
     }
     if constexpr (kMerges) {
-      __syncwarp();  // what the warp has taken in is in what it has written
+      __syncwarp();
 #pragma unroll 1
       for (int step = 1; takes_in(place, step); step *= 2) discard_part<kTileRows>(p, worker.index + step);
     }

@@ -75,10 +75,10 @@ __device__ __forceinline__ void take_in(const MlaDecodeParams& p, int block, Sum
   });
 }
 
-// What a block has taken in of another's part, but for the last word. Each warp has read its own lines.
+// Drops what a block has taken in of another's part, but for the last word, once it is in what has been written. Each warp has read its own lines.
 template <int kTileRows>
 __device__ __forceinline__ void discard_part(const MlaDecodeParams& p, int block) {
-  if (threadIdx.x % (kLineBytes / 16) != 0) return;
+  if (threadIdx.x % kLineWords != 0) return;
 #pragma unroll 1
   for (int w = 0; w < kHandedWords<kTileRows> - 1; ++w) discard_line(part_of<kTileRows>(p, block) + w * kConsumerThreads);
 }
