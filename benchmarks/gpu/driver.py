@@ -179,7 +179,7 @@ class Decode:
         merges = not portable and variant == 'tensor' and not (few_rows and group > 1) and tune.get('merge', few_parts)
         if few_rows and group == 1 and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
-        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2 or (tokens or 0) > 12288)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2 or tokens is not None)
         merge = '_merge_paced' if not few_rows and group == 1 and tune.get('paced', 1) else '_merge'
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else merge if merges else '_share' if shares else ''

@@ -4,7 +4,8 @@
 // worker w owns units [w * chunk, (w + 1) * chunk). A tile group cut by a chunk boundary is split, and its parts are merged by
 // the combine kernel.
 // Equal tile groups, fewer than workers, are laid out as whole pieces instead, if hardly longer ones than equal shares do: then no
-// worker starts a second tile. The first piece of a tile may be longer than the others by a lead: its worker merges what they hand over.
+// worker starts a second tile. Pieces of a tile differ by a block at most, the first ones are the shorter: their workers start later. The very
+// first may be longer than the others by a lead: its worker merges what they hand over.
 // This code runs once in a call, and everything waits for it: it is kept short, with few divisions, all of them unsigned. Positions
 // are 32-bit: up to 2^31 units, 1.4e11 tokens times tile groups.
 #pragma once
@@ -69,6 +70,7 @@ struct LinePosition {
   int overhead;   // units of a tile group before its blocks; 0: each is laid out as whole pieces instead
   int equal;      // units of every tile group, where they are the same
   int lead;       // blocks that the first of whole pieces has before the units count
+  int shorter;    // whole pieces of a tile, the first ones, that have a block less than their units
   int seq;        // sequence that contains the position, or b when it is past the end
   int seq_start;  // position where `seq` starts
 
@@ -90,6 +92,15 @@ __device__ __forceinline__ int scan_lanes(int value) {
 // tensor cores bound, that is some time; of fewer, bound by memory and power too, workers that have less to do make the others faster.
 __device__ __forceinline__ int most_whole(const MlaDecodeParams& p, int equal) {
   return equal + (p.tiles_per_group > 2 ? min(equal / 16, kSplitBlocks) : equal / 16);
+}
+
+// Whole pieces of a tile of `rest` units: as many as its share of the workers, unless they would be shorter than any may be. Up to 32 rows no more than it takes:
+// there a further part costs as much as shorter ones gain.
+__device__ __forceinline__ void lay_out(LinePosition& at, const MlaDecodeParams& p, int rest, int share, int piece) {
+  const bool all = p.tile_rows == 64 && piece > p.min_blocks;
+  const int pieces = all ? share : max(ceil_div(rest, piece), 1);
+  at.equal = pieces * piece;
+  at.shorter = all ? at.equal - rest : 0;
 }
 
 // The line, and where group worker `worker` starts on it. Computed by one full warp; every lane gets the result.
@@ -118,6 +129,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
   at.overhead = p.tile_overhead;
   at.equal = 0;
   at.lead = 0;
+  at.shorter = 0;
   at.total = __shfl_sync(kAll, upto, 31);
   // Two divisions at once.
   const int quotient = lane == 0 ? ceil_div(at.total, workers) : unsigned(workers) / unsigned(max(groups, 1));
@@ -133,7 +145,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const S
         at.chunk = piece;
         at.overhead = 0;
         at.lead = lead;
-        at.equal = max(ceil_div(rest, piece), 1) * piece;
+        lay_out(at, p, rest, share, piece);
         mine = my_groups * at.equal;
         upto = scan_lanes(mine);
         at.total = __shfl_sync(kAll, upto, 31);
@@ -188,6 +200,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
   at.overhead = p.tile_overhead;
   at.equal = 0;
   at.lead = 0;
+  at.shorter = 0;
   at.total = __shfl_sync(kAll, upto, 31);
   const int groups = p.batch * p.groups, workers = p.group_workers;
   // Divisions at once where they can be; see above for what they are.
@@ -203,7 +216,7 @@ __device__ __forceinline__ LinePosition locate(const MlaDecodeParams& p, const i
     if (few && chunk <= limit) {
       at.overhead = 0;
       at.lead = lead;
-      at.equal = max(ceil_div(rest, chunk), 1) * chunk;
+      lay_out(at, p, rest, share, chunk);
       mine = 0;
 #pragma unroll
       for (int i = 0; i < kKnownOfLane; ++i) {
@@ -244,7 +257,7 @@ struct Segment {
 // Nanoseconds from one KV block that a worker asks for to its next, with which one that has a whole chunk of them ends when memory has brought
 // all at p.block_ps each. Of what starting a tile counts for, its rows in and out are bytes as well: as many as a block's for 34 of them.
 __device__ __forceinline__ uint32_t pace_interval(const MlaDecodeParams& p, const LinePosition& at, int tile_rows) {
-  const float spent = fmaxf(float(at.overhead) - tile_rows / 34.f, 0.f), blocks = float(at.total) - float(p.batch * p.groups) * spent;
+  const float spent = fmaxf(float(at.overhead) - tile_rows / 34.f, float(at.shorter)), blocks = float(at.total) - float(p.batch * p.groups) * spent;
   return uint32_t(float(p.block_ps) * 1e-3f * __fdividef(blocks, float(at.chunk)));
 }
 
@@ -278,8 +291,9 @@ struct SegmentWalk {
       out.seq = seq;
       out.group = group;
       out.group_start = group_start;
-      out.lo = first > 0 ? max(first - at.overhead, 0) + at.lead : 0;
-      out.hi = min(stop - group_start - at.overhead + at.lead, s.blocks);
+      const int piece = int(__fdividef(float(first), float(at.chunk)) + 0.5f);  // where tiles are laid out as whole ones
+      out.lo = first > 0 ? max(first - at.overhead, 0) + at.lead - min(piece, at.shorter) : 0;
+      out.hi = min(stop - group_start - at.overhead + at.lead - min(piece + 1, at.shorter), s.blocks);
 #if __CUDA_ARCH__ < 900
       // Past a shuffle ptxas can't merge these with the comparisons in whole(), which it gets wrong: see machine-code.mjs. The Hopper
       // kernels come out right without; the build refuses them else.
@@ -303,7 +317,7 @@ struct PartPlace {
 __device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segment& seg, int worker) {
   if (seg.whole()) return {0, 1};
   const int start = seg.group_start + at.overhead, first = unsigned(start) / unsigned(at.chunk);
-  return {worker - first, int(unsigned(start + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - first + 1};
+  return {worker - first, int(unsigned(start + seg.shape.blocks - at.lead + at.shorter - 1) / unsigned(at.chunk)) - first + 1};
 }
 
 // Of parts merged in pairs: whether part `index` takes in part index + step, for step = 1, 2, 4, ...
@@ -328,7 +342,7 @@ __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, con
   split.rows = min(group_rows, seg.shape.s_q * p.h_q - seg.group * group_rows);
   split.first_worker = worker;
   split.line = at.total;
-  split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead - 1) / unsigned(at.chunk)) - worker + 1;
+  split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead + at.shorter - 1) / unsigned(at.chunk)) - worker + 1;
   return split;
 }
 

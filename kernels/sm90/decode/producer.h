@@ -224,7 +224,7 @@ __device__ __forceinline__ void prefetch_paced(const MlaDecodeParams& p, const S
   if (!precedes || !note.any || seg.shape.blocks == 0) return;
   const int thread = threadIdx.x;
   prefetch_queries<Storage>(p, seg, member * Storage::kRows);
-  const uint32_t pace = unsigned(p.block_ps * p.workers) / Storage::kFetchPace;  // of kConsumerThreads lines
+  const uint32_t pace = unsigned(p.block_ps * p.workers) / Storage::fetch_pace(sh.at.chunk);  // of kConsumerThreads lines
   uint32_t due = now_ns(), preceded = due;
 #pragma unroll 1
   for (int i = thread + member * kConsumerThreads; i < Storage::kFetchedBlocks * kBlockTokens * kLines;

@@ -12,7 +12,7 @@ struct WarpShare {
   int sub, step, first, rows, parts, lanes;  // lanes: of a row, a power of two
 
   __device__ __forceinline__ WarpShare(int all_parts, int begin, int end, int warp) {
-    // 1, 2, 4 or 8 warps share the parts of a row. What a warp has to take are 17 parts at most, of up to eight rows; no more than 32 in all.
+    // 1, 2, 4 or 8 warps share the parts of a row. What a warp has to take are 18 rows of parts at most, of eight rows of the tile, if those have up to 144 parts.
     const int own = end - begin, sharing = own > 4 ? 0 : own > 2 ? 1 : own > 1 ? 2 : 3;
     step = 1 << sharing;
     sub = warp & (step - 1);

@@ -33,7 +33,6 @@ struct SharedStorage {
   static constexpr int kLoadingThreads = decode_few::kLoadingThreads;
   static constexpr bool kAsksAhead = true;
   static constexpr int kFetchedBlocks = 4;  // KV blocks that are fetched into L2 at most while what comes before runs
-  static constexpr int kFetchPace = kByRows ? 3000 : 4000;  // 1.3 and 1.8 times memory's rate: kConsumerThreads lines are 4 / 9 of a block
   static constexpr int kPacedFrom = 8;
   static constexpr bool kLeftFirst = kByRows;
   static constexpr int kReleases = kByRows ? 8 : 4;
@@ -56,6 +55,8 @@ struct SharedStorage {
   int ahead;  // blocks of the first segment that the producer has asked for already
   int32_t seq_lens[kKnownLengths];
 
+  // At which pace, for workers of so many KV blocks: 1.3 or 1.8 times memory's rate, since kConsumerThreads lines are 4 / 9 of a block.
+  __device__ __forceinline__ static uint32_t fetch_pace(int chunk) { return kByRows && chunk < 16 ? 3000 : 4000; }
   // Whether fetching ahead goes on so many nanoseconds after what comes before has ended.
   __device__ __forceinline__ static bool fetches_on(uint32_t ns) { return kByRows && ns < 1500; }
   // Only what is guessed is fetched ahead. Page ids of smaller pages than a block are held for too few blocks to go back.

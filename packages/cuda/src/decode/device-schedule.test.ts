@@ -201,5 +201,16 @@ describe.skipIf(!program)(
       const parts = run(cases).map(({ segments }) => new Set([...segments.values()].map((of) => of.length)))
       expect(parts).toEqual([new Set([8]), new Set([4]), new Set([32]), new Set([1]), new Set([1])])
     })
+
+    test('gives a tile of 64 rows a piece for each worker that there is, shorter ones first', () => {
+      // 2048 blocks for 66 groups of workers, 160 and 3 for 132 workers and five tiles; the last is too short for more than two pieces.
+      const of = (b: number, tokens: number, hQ: number) =>
+        caseOf({ dtype: 'bf16', batch: b, sQ: 1, hQ, pageSize: 64 }, Array(b).fill(tokens), Array(b).fill(1), 'sm_90a')
+      const found = run([of(1, 131_072, 128), of(5, 160 * 64, 64), of(5, 3 * 64, 64)])
+      const lengths = found.map(({ segments }) => [...segments.values()].map((of) => of.map(({ lo, hi }) => hi - lo)))
+      expect(lengths[0]).toEqual([[...Array(64).fill(31), 32, 32]])
+      expect(lengths[1]).toEqual(Array(5).fill([...Array(22).fill(6), ...Array(4).fill(7)]))
+      expect(lengths[2]).toEqual(Array(5).fill([2, 1]))
+    })
   },
 )

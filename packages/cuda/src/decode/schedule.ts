@@ -21,9 +21,8 @@ const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32'
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
-/** Tiles up to which a kernel of its own merges their parts, so few rows are little work for all blocks; but not of so many tokens, as measured. */
+/** Tiles of 64 rows up to which a kernel of its own merges their parts where tokens aren't known: ahead with few of them, as measured, which get small tiles where they are. */
 const MOST_COMBINED = 2
-const MOST_COMBINED_TOKENS = 12_288
 /** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
 const PACE = 0.9
 const BLOCK_BYTES = TOKEN_BLOCK * QK_WIDTH * 2
@@ -113,7 +112,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
       ...handedOver(few, workers, tileRows),
     }
   }
-  const isLittle = shape.batch * tiles <= MOST_COMBINED && (shape.expectedTokens ?? 0) <= MOST_COMBINED_TOKENS
+  const isLittle = shape.batch * tiles <= MOST_COMBINED && shape.expectedTokens === undefined
   if (hopper && !few && !isLittle) {
     return { ...grids, tileOverhead: 3, symbol: `${entry.symbol}_share`, ...shared(workers, tileRows) }
   }
