@@ -25,8 +25,7 @@ test.each([
   [{ batch: 1, hQ: 64, expectedTokens: MANY }, '_share'],
   [{ batch: 1, hQ: 64, totalQueries: 1, expectedTokens: MANY }, '_share'],
   [{ batch: 1, hQ: 128 }, ''],
-  [{ batch: 1, hQ: 128, expectedTokens: 12_288 }, '_share'],
-  [{ batch: 1, hQ: 128, expectedTokens: 12_289 }, '_share'],
+  [{ batch: 1, hQ: 128, expectedTokens: 9000 }, '_share'],
   [{ batch: 1, hQ: 129 }, '_share'],
   // Tiles of 32 beside each other: where nothing is known for up to four sequences of two, ...
   [{ batch: 4, hQ: 64 }, '_few32'],
