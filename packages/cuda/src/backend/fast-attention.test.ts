@@ -63,10 +63,10 @@ test('few tokens are planned for as such, and so again when there are few again'
     const found = launched(() => attendOn(backend, { out, lse, q, cache, batch }))
     return found.find(({ symbol }) => symbol.startsWith('mla_decode'))!.symbol
   }
-  const [small, wider, combined, shared] = ['_few', '_few32', '', '_share'].map((form) => `mla_decode_bf16${form}`)
-  expect([8192, 8448, 9000, 12_800].map(symbolFor)).toEqual([small, wider, combined, shared])
+  const [small, wider, large] = ['_few', '_few32', '_share'].map((form) => `mla_decode_bf16${form}`)
+  expect([8192, 8448, 9000, 12_800].map(symbolFor)).toEqual([small, wider, large, large])
   const allocated = api.called('cuMemAllocAsync').length
-  expect([12_500, 9001, 8400, 5].map(symbolFor)).toEqual([shared, combined, wider, small])
+  expect([12_500, 9001, 8400, 5].map(symbolFor)).toEqual([large, large, wider, small])
   expect(allocated).toBeGreaterThan(0)
   expect(api.called('cuMemAllocAsync').length).toBe(allocated)
 })
