@@ -39,7 +39,7 @@ __device__ __forceinline__ uint32_t staged_row(uint32_t staged, int row, int lan
 }
 constexpr int kStagedHalf = 4 * kStagedBytes;
 
-// Rows of other blocks' parts that a warp has taken, where queries and KV were: as many as come to one of up to 144 parts.
+// Room for the rows that a warp takes of other blocks' parts, where queries and KV were: enough for tiles of up to 144 parts, see WarpShare.
 constexpr int kRowBytes = kValueWidth * 2, kTakenBytes = 18 * kRowBytes;
 static_assert(4 * kTakenBytes == sizeof(SharedStorage::q) && 4 * kTakenBytes == sizeof(SharedStorage::kv) / 2);
 
@@ -50,8 +50,8 @@ __device__ __forceinline__ float2 load_acquired(const float2* pair) {
   return v;
 }
 
-// Takes each part's row once it is there, while others are still on their way. Each lane waits for one part of one row, and has the row's log-sum-exp
-// and scale in that part afterwards; in shared memory a lane has its own columns of all.
+// Takes each part's row once it is there, while others are still on their way. Each lane waits for one part of one row, and has that part's log-sum-exp and
+// scale of it afterwards; of all that are in shared memory then, each lane has copied the columns that it adds up.
 __device__ __forceinline__ float2 take_rows(const MlaDecodeParams& p, const SharedStorage& sh, const TileParts& tile, const WarpShare& share, int mine,
                                             uint32_t taken, int lane) {
   constexpr unsigned kAll = 0xffffffffu;
