@@ -4,8 +4,8 @@
 // worker w owns units [w * chunk, (w + 1) * chunk). A tile group cut by a chunk boundary is split, and its parts are merged by
 // the combine kernel.
 // Equal tile groups, fewer than workers, are laid out as whole pieces instead, if hardly longer ones than equal shares do: then no
-// worker starts a second tile. Pieces of a tile differ by a block at most, the first ones are the shorter: their workers start later. The very
-// first may be longer than the others by a lead: its worker merges what they hand over.
+// worker starts a second tile. With 64 rows a tile's pieces differ by a block at most, the first ones are the shorter: their workers start later.
+// The very first may be longer than the others by a lead: its worker merges what they hand over.
 // This code runs once in a call, and everything waits for it: it is kept short, with few divisions, all of them unsigned. Positions
 // are 32-bit: up to 2^31 units, 1.4e11 tokens times tile groups.
 #pragma once
@@ -310,14 +310,19 @@ struct SegmentWalk {
   }
 };
 
+// The group worker that has the last part of a tile group.
+__device__ __forceinline__ int last_worker(const LinePosition& at, const Segment& seg) {
+  return unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead + at.shorter - 1) / unsigned(at.chunk);
+}
+
 // Which part of its tile group a segment is, and of how many.
 struct PartPlace {
   int index, parts;
 };
 __device__ __forceinline__ PartPlace place_of(const LinePosition& at, const Segment& seg, int worker) {
   if (seg.whole()) return {0, 1};
-  const int start = seg.group_start + at.overhead, first = unsigned(start) / unsigned(at.chunk);
-  return {worker - first, int(unsigned(start + seg.shape.blocks - at.lead + at.shorter - 1) / unsigned(at.chunk)) - first + 1};
+  const int first = unsigned(seg.group_start + at.overhead) / unsigned(at.chunk);
+  return {worker - first, last_worker(at, seg) - first + 1};
 }
 
 // Of parts merged in pairs: whether part `index` takes in part index + step, for step = 1, 2, 4, ...
@@ -342,7 +347,7 @@ __device__ __forceinline__ MlaSplit describe_split(const MlaDecodeParams& p, con
   split.rows = min(group_rows, seg.shape.s_q * p.h_q - seg.group * group_rows);
   split.first_worker = worker;
   split.line = at.total;
-  split.splits = seg.whole() ? 1 : int(unsigned(seg.group_start + at.overhead + seg.shape.blocks - at.lead + at.shorter - 1) / unsigned(at.chunk)) - worker + 1;
+  split.splits = seg.whole() ? 1 : last_worker(at, seg) - worker + 1;
   return split;
 }
 

@@ -39,8 +39,8 @@ __device__ __forceinline__ uint32_t staged_row(uint32_t staged, int row, int lan
 }
 constexpr int kStagedHalf = 4 * kStagedBytes;
 
-// Room for the rows that a warp takes of other blocks' parts, where queries and KV were: enough for tiles of up to 144 parts, see WarpShare.
-constexpr int kRowBytes = kValueWidth * 2, kTakenBytes = 18 * kRowBytes;
+// Room for what a warp takes of other blocks' parts, where queries and KV were.
+constexpr int kRowBytes = kValueWidth * 2, kTakenBytes = kMostTaken * kRowBytes;
 static_assert(4 * kTakenBytes == sizeof(SharedStorage::q) && 4 * kTakenBytes == sizeof(SharedStorage::kv) / 2);
 
 // Two floats as one access: what is read is whole.

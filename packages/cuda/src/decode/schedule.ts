@@ -21,7 +21,7 @@ const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32'
 const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
-/** Tiles of 64 rows up to which a kernel of its own merges their parts where tokens aren't known: ahead with few of them, as measured, which get small tiles where they are. */
+/** Tiles of 64 rows up to which a kernel of its own merges their parts where tokens aren't known: ahead with 2000 to 6000 of them, as measured. */
 const MOST_COMBINED = 2
 /** Share of memory's nominal rate at which workers ask for their latent rows, as measured: more, and it gives less. */
 const PACE = 0.9
