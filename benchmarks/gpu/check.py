@@ -41,6 +41,11 @@ def cases(quick):
     yield dict(lengths=[i * 37 % 1300 for i in range(50)], s_q=1, h_q=32)
     yield dict(lengths=[500, 3000], s_q=1, h_q=63, dtype=FP, page=128, out_dtype=torch.float32, merge=True)
     yield dict(lengths=[64, 500, 0, 700], h_q=16, starts=[0, 1, 3, 3, 40], merge=True)
+    # In four parts that one block takes in, and KV blocks in turns up to those that are masked.
+    yield dict(lengths=[700] * 32, s_q=1, h_q=64, merge=True)
+    yield dict(lengths=[1500 + i for i in range(27)], s_q=4, h_q=16, merge=True)
+    yield dict(lengths=[1030 - i for i in range(30)], s_q=2, h_q=20, page=32, merge=True)
+    yield dict(lengths=[1921] * 32, s_q=1, h_q=33, dtype=FP, page=128, out_dtype=torch.float32, merge=True)
     # And by all blocks that have a part.
     yield dict(lengths=[1000, 0, 63, 65], s_q=1, h_q=128, share=True, merge=False)
     yield dict(lengths=[777, 4096, 1, 130], s_q=2, h_q=126, share=True, merge=False)

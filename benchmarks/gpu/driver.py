@@ -146,10 +146,10 @@ def tile_rows_of(rows, batch, tokens, sms):
 
 class Decode:
     """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]. tokens: those of
-    all sequences that it is planned for, where they are known."""
+    all sequences that it is planned for, where they are known, and the longest's."""
 
     def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, tokens=None,
-                 **tune):
+                 longest=None, **tune):
         b, (t, h_q, _), page = seq_lens.numel(), q.shape, kv.shape[1]
         rows = s_q * h_q
         name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
@@ -175,7 +175,9 @@ class Decode:
         # Few parts a tile: the decode kernel merges them itself. Of a ragged plan's sequences all but one may be empty.
         ragged = query_start is not None
         expected = min(b, t) if few_rows else groups // b if ragged else groups
-        few_parts = (4 * expected > workers if few_rows else 3 * expected >= workers // group) or few_rows and ragged and (not by_tile or b > 128)
+        alike = group == 1 and tokens is not None and longest is not None and longest * b <= tokens * 1.25
+        few_parts = (4 * expected > workers if few_rows else 3 * expected >= workers // group or alike and 5 * expected > workers)
+        few_parts = few_parts or few_rows and ragged and (not by_tile or b > 128)
         merges = not portable and variant == 'tensor' and not (few_rows and group > 1) and tune.get('merge', few_parts)
         if few_rows and group == 1 and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences

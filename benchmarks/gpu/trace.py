@@ -41,7 +41,7 @@ if __name__ == '__main__':
     wanted = os.environ.get('SHAPES', '8,11,13')
     for shape in shapes_of(wanted):
         inputs, _, _ = inputs_for(shape)
-        calls = [Decode(*x, shape[1], 576**-0.5, tokens=int(x[3].sum())) for x in inputs]
+        calls = [Decode(*x, shape[1], 576**-0.5, tokens=int(x[3].sum()), longest=int(x[3].max())) for x in inputs]
         calls[0]()
         torch.cuda.synchronize()
         records(calls[0].module, clear=True)

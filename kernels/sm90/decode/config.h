@@ -34,6 +34,7 @@ constexpr int kUnitTiles = 2;
 constexpr int kHalfUnits = 4 / kUnitTiles;
 constexpr int kUnits = 2 * kHalfUnits + 1;
 constexpr int kRopeUnit = kUnits - 1;
+constexpr int kPartUnit = 0;  // whose barrier announces another block's part: one copy fills the buffer
 __host__ __device__ constexpr int unit_of_tile(int tile) { return tile / kUnitTiles; }
 __host__ __device__ constexpr int unit_tiles(int unit) { return unit == kRopeUnit ? 1 : kUnitTiles; }
 __host__ __device__ constexpr int region_first_unit(int region) { return region == kRope ? kRopeUnit : region == kLeft ? 0 : kHalfUnits; }

@@ -216,8 +216,7 @@ struct Consumer {
 
   // The buffer with another block's part, when it is there, and its release; both warpgroups.
   __device__ __forceinline__ uint32_t next_part(int buffer) {
-#pragma unroll
-    for (int u = 0; u < kUnits; ++u) wait_unit(buffer, u, buffer == 0 ? parity[0] : parity[1]);
+    wait_unit(buffer, kPartUnit, buffer == 0 ? parity[0] : parity[1]);
     parity[0] ^= buffer ^ 1;
     parity[1] ^= buffer;
     return ptx::smem_address(sh.kv[buffer][0]);

@@ -25,7 +25,8 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
                                        const CUtensorMap* map_tile, uint8_t* raw) {
   using namespace ptx;
   constexpr bool kMerges = kParts != Parts::kCombined, kShares = kParts == Parts::kShared;
-  using Storage = std::conditional_t<kShares, ShareStorage, SharedStorage>;
+  constexpr bool kTurns = kParts == Parts::kMerged && kPaced;
+  using Storage = std::conditional_t<kShares, ShareStorage, std::conditional_t<kTurns, TurnsStorage, SharedStorage>>;
   Storage& sh = *reinterpret_cast<Storage*>(raw + ((1024 - (smem_address(raw) & 1023)) & 1023));
   if (threadIdx.x == 0) {
     trace(kTraceStartNs);
@@ -76,7 +77,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
   }
   if (kGuesses && lengths_known(p)) {
     bar_sync(kGuessed, kGuessedThreads<Storage>);
-    prefetch_guessed<kParts != Parts::kMerged>(p, sh);
+    if constexpr (kTurns) {
+      prefetch_paced(p, sh, worker.member);
+    } else {
+      prefetch_guessed<kParts != Parts::kMerged>(p, sh);
+    }
   }
   bar_sync(kNoted, kThreads);  // waiting at the note's own barrier, or for registers, would take the clerk's time
   raise_registers<kConsumerRegisters>();
@@ -126,11 +131,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
     if (kParts == Parts::kMerged && !whole) {
       const PartPlace& found = sh.places[consumer.segment & 3], place = {uniform(found.index), uniform(found.parts)};
       const bool live = first_row + (warp & 3) * 16 < seg.shape.s_q * p.h_q;
-      const bool takes = takes_in(place, 1);
+      int step = next_taken(place, 0);
       whole = place.index == 0;
-      if (takes || !whole) consumer.release_last(seg);
+      if (step != 0 || !whole) consumer.release_last(seg);
 #pragma unroll 1
-      for (int step = 1; takes_in(place, step); step *= 2, ++last_block) {
+      for (; step != 0; step = next_taken(place, step), ++last_block) {
         if (step > 1) consumer.release_part(last_block & 1);
         take_in(consumer.next_part((last_block + 1) & 1), live, o, m, l);
         discard_part(p, worker.index + step * p.tiles_per_group);

@@ -1,10 +1,10 @@
 // Parts of a split row tile merged by the blocks that made them, where a tile has few of them: no second kernel.
 //
-// 1. Parts 0 .. n - 1 of a tile belong to successive group workers. Part i takes in parts i + 1, i + 2, i + 4, ... as long as 2^k divides
-//    i and they exist, then hands the sum to the part below; part 0 writes the rows. Who adds what to what depends on the lengths
-//    alone, so results do not depend on timing.
-// 2. A part comes to its taker through the ring of KV buffers, as if it were one more block: it fits one, and is asked for while the last block is
-//    worked on. Only a worker's last segment takes any in.
+// 1. Parts 0 .. n - 1 of a tile belong to successive group workers. Up to four are taken in by part 0, in their order. Of more, part i takes in parts
+//    i + 1, i + 2, i + 4, ... as long as 2^k divides i and they exist, then hands the sum to the part below; part 0 writes the rows. Who adds
+//    what to what depends on the lengths alone, so results do not depend on timing.
+// 2. A part comes to its taker through the ring of KV buffers, as if it were one more block, but by one copy: it fits one, and is asked for while the
+//    last block is worked on. Only a worker's last segment takes any in.
 // 3. A part is handed over as its threads hold it: of each of a thread's two rows its values in f16, scaled by a power of two for the largest, what
 //    takes that back, the row's maximum and the thread's share of its sum. Half of the bytes of f32, and 2^-12 of the largest as the error.
 // 4. A block waits for blocks of higher workers only. Those are lower blocks of the grid, so they run or have run when it does.
@@ -21,6 +21,31 @@ constexpr int kValueWords = 16, kPartWords = kValueWords + 2;  // 16-byte words 
 constexpr int kWordBytes = kConsumerThreads * 16;              // one of all threads
 static_assert(kPartWords * kWordBytes == kTiles * kTileBytes, "a part is as large as a KV buffer");
 constexpr int kHandingThreads = kConsumerThreads + 32;
+constexpr int kFewParts = 4;  // as many are all taken in by the first: what else takes some in has to hand over once more
+
+// How far the next part is that a part takes in after one `step` away, or the first one after 0; 0: none is left.
+__device__ __forceinline__ int next_taken(const PartPlace& place, int step) {
+  if (place.parts <= kFewParts) return place.index == 0 && step + 1 < place.parts ? step + 1 : 0;
+  const int next = step == 0 ? 1 : 2 * step;
+  return takes_in(place, next) ? next : 0;
+}
+
+// Where blocks do not run side by side on the same KV. Most of a call's blocks leave before its end and the next call's start: they have time to fetch
+// KV ahead, and take turns then with what comes from memory.
+struct TurnsStorage : SharedStorage {
+  static constexpr int kFetchedBlocks = 4;
+
+  // 1.8 times memory's rate, and no longer than what comes before runs: see prefetch_paced.
+  __device__ __forceinline__ static uint32_t fetch_pace(int) { return 4000; }
+  __device__ __forceinline__ static bool fetches_on(uint32_t) { return false; }
+  // Of blocks that all queries see. Those with tokens to mask stay where they are, so the consumers need not know.
+  __device__ __forceinline__ static BlockOrder order(const MlaDecodeParams& p, const Segment& seg, int number) {
+    const int seen = max(seg.shape.seq_len - seg.shape.s_q + 1, 0) / kBlockTokens, blocks = max(min(seg.hi, seen) - seg.lo, 0);
+    return BlockOrder(blocks, number == 0 && lengths_known(p) ? kFetchedBlocks : 0, p.page_size >= kBlockTokens);
+  }
+};
+static_assert(3 * TurnsStorage::kFetchedBlocks <= 32, "page ids that the producer holds");
+static_assert(sizeof(TurnsStorage) + 1024 <= 232448, "shared memory of one block");
 
 __device__ __forceinline__ char* part_of(const MlaDecodeParams& p, int block) {
   return static_cast<char*>(p.partial_out) + int64_t(block) * kPartWords * kWordBytes;
@@ -66,7 +91,7 @@ __device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStora
   const Worker worker(p);
   const PartPlace place = place_of(sh.at, note.seg, worker.group);  // the clerk may not have noted it yet
   uint32_t empty_parity = last.empty_parity;
-  for (int step = 1, n = note.seg.hi - note.seg.lo; takes_in(place, step); step *= 2, ++n) {
+  for (int step = next_taken(place, 0), n = note.seg.hi - note.seg.lo; step != 0; step = next_taken(place, step), ++n) {
     const int buffer = n & 1, block = worker.index + step * p.tiles_per_group;
     if ((threadIdx.x & 31) == 0) {
       for (int region = 0; region < kRegions; ++region) mbarrier_wait(smem_address(&sh.empty[buffer][region]), (empty_parity >> buffer) & 1);
@@ -76,11 +101,9 @@ __device__ __forceinline__ void load_parts(const MlaDecodeParams& p, SharedStora
       } while (ready == 0);
       p.parts_ready[block] = 0;
       fence_proxy_async_all();
-      for (int unit = 0; unit < kUnits; ++unit) {
-        const uint32_t bar = smem_address(&sh.full[buffer][unit]);
-        mbarrier_expect_tx(bar, kTileBytes * unit_tiles(unit));
-        bulk_load(smem_address(sh.kv[buffer][unit * kUnitTiles]), part_of(p, block) + unit * kUnitTiles * kTileBytes, kTileBytes * unit_tiles(unit), bar);
-      }
+      const uint32_t bar = smem_address(&sh.full[buffer][kPartUnit]);
+      mbarrier_expect_tx(bar, kPartWords * kWordBytes);
+      bulk_load(smem_address(sh.kv[buffer][0]), part_of(p, block), kPartWords * kWordBytes, bar);
     }
     empty_parity ^= 1 << buffer;
   }

@@ -7,6 +7,9 @@ import { rates } from './rates'
 
 const lengths = [0, 1, 63, 200, 130]
 const many = (n: number, most: number) => Array.from({ length: n }, (_, i) => (i * 53) % most)
+const alike = (n: number, length: number) => {
+  return { lengths: Array<number>(n).fill(length), expectedTokens: n * length, expectedLongest: length }
+}
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
 export const cases: readonly Case[] = [
   ['copies', checkCopies],
@@ -24,6 +27,8 @@ export const cases: readonly Case[] = [
     { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
     { hQ: 32, sQ: 1, pageSize: 64, lengths: many(40, 400) },
     { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
+    { hQ: 64, sQ: 1, pageSize: 64, ...alike(32, 700) },
+    { hQ: 20, sQ: 2, pageSize: 128, ...alike(27, 400) },
     // Small tiles beside each other.
     { hQ: 32, sQ: 1, pageSize: 64, lengths: many(3, 300), expectedTokens: 500 },
     { hQ: 16, sQ: 8, pageSize: 32, lengths: many(4, 300), expectedTokens: 700 },

@@ -31,6 +31,7 @@ export interface DecodeCase {
   pageSize: number
   lengths: number[]
   expectedTokens?: number
+  expectedLongest?: number
 }
 
 /** Inputs of a case: pages in shuffled order, every slot that must not be read NaN, block ids past the end absurd. */

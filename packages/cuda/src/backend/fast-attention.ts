@@ -45,7 +45,7 @@ export class FastAttention {
     // follows any update.
     const even = device.mode === 'run' && rows === batch.sequences * sQ
     const shape = even
-      ? { batch: batch.sequences, expectedTokens: batch.tokens }
+      ? { batch: batch.sequences, expectedTokens: batch.tokens, expectedLongest: batch.longest }
       : { batch: batch.capacity.maxSequences, totalQueries }
     if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
     if (totalQueries === 0 || h === 0) return
@@ -73,7 +73,8 @@ export class FastAttention {
   #plan(cache: CudaCache, given: Omit<DecodeShape, 'dtype' | 'outDtype' | 'pageSize'>): Planned {
     const { pageSize } = cache
     // The layers of a step ask for the same.
-    const asked = [given.batch, given.sQ, given.hQ, given.totalQueries, given.expectedTokens, pageSize].join(' ')
+    const { batch, sQ, hQ, totalQueries, expectedTokens, expectedLongest } = given
+    const asked = [batch, sQ, hQ, totalQueries, expectedTokens, expectedLongest, pageSize].join(' ')
     if (this.#last?.asked !== asked) {
       this.#last = { asked, planned: this.#planOf({ ...given, dtype: 'bf16', outDtype: 'f32', pageSize }) }
     }
@@ -84,7 +85,7 @@ export class FastAttention {
 
   #planOf(shape: DecodeShape): Planned {
     const { device } = this
-    // All that the expected tokens decide.
+    // All that the expected lengths decide.
     const { symbol } = scheduleWith(device.library, shape)
     const key = [shape.batch, shape.sQ, shape.hQ, shape.totalQueries, shape.pageSize, symbol].join(' ')
     let found = this.#plans.get(key)

@@ -17,8 +17,10 @@ const MOST_RAGGED = 128
 type CombinedRows = '' | '32' | '64' | '128'
 const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32', 64: '64', 128: '128' }
 
-/** Whether a tile's blocks merge its parts in pairs: where those are few, as measured. */
-const inPairs = (few: boolean, parts: number) => (few ? parts < 4 : parts <= 3)
+/** Whether a tile's blocks hand its parts to each other: where those are few, as measured. Of tiles by themselves they may be more, if lengths are alike. */
+const handsOver = (few: boolean, parts: number, alone: boolean) => (few ? parts < 4 : parts <= 3 || (alone && parts < 5))
+/** How many times the average of sequences that are alike the longest of them has at most, as measured. */
+const MOST_UNLIKE = 1.25
 /** Lead of the first of them, for what handing over takes, as measured. */
 const FIRST_LEAD = 2
 /** Tiles of 64 rows up to which a kernel of its own merges their parts where tokens aren't known: ahead with 2000 to 6000 of them, as measured. */
@@ -97,13 +99,14 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   } as const
   const hopper = !portable && !entry.symbol.endsWith('_gather')
   const ragged = shape.totalQueries !== undefined
-  // Who merges the parts of split tiles: their blocks in pairs where parts are few; beyond, all of them, or a kernel beside the decode.
+  // Who merges the parts of split tiles: blocks hand them to others where parts are few; beyond, all of them share it, or a kernel beside the decode.
   const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
-  // All sequences of a ragged plan but one may be empty. Beyond few rows pairs are at their worst then.
+  // All sequences of a ragged plan but one may be empty. Beyond few rows handing over is at its worst then.
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
-  // Small tiles beside each other, which pairs of blocks can't merge, have four parts or more and few sequences: see `decodeSymbol`.
-  const pairs = inPairs(few, groupWorkers / expected) || (few && !looksThrough)
-  if (hopper && pairs) {
+  const alone = tilesPerGroup === 1 && isAlike(shape)
+  // Small tiles beside each other, whose blocks can't, have four parts or more and few sequences: see `decodeSymbol`.
+  const handedOn = handsOver(few, groupWorkers / expected, alone) || (few && !looksThrough)
+  if (hopper && handedOn) {
     return {
       ...grids,
       firstLead: few ? 0 : FIRST_LEAD,
@@ -142,6 +145,12 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
     workspace: { ...combined, partial_out: 2 * workers * tileRows * VALUE_WIDTH * (halves ? 2 : 4) },
     filled: {},
   }
+}
+
+/** Whether sequences are expected to have about as many tokens each. */
+function isAlike({ batch, expectedTokens, expectedLongest }: DecodeShape): boolean {
+  if (expectedTokens === undefined || expectedLongest === undefined) return false
+  return expectedLongest * batch <= expectedTokens * MOST_UNLIKE
 }
 
 /** Tiles of few rows: a sequence that has queries has one. */

@@ -68,6 +68,16 @@ test.each([
   [{ batch: 44, hQ: 64 }, '_merge_paced'],
   [{ batch: 44, hQ: 65 }, '_merge'],
   [{ batch: 43, hQ: 64 }, '_share'],
+  // Four parts, or five of what is cut anywhere, where lengths are alike.
+  [{ batch: 27, hQ: 64, expectedTokens: MANY, expectedLongest: Math.ceil(MANY / 27) }, '_merge_paced'],
+  [{ batch: 26, hQ: 64, expectedTokens: MANY, expectedLongest: Math.ceil(MANY / 26) }, '_share'],
+  [{ batch: 40, hQ: 64, expectedTokens: MANY, expectedLongest: (MANY / 40) * 1.25 }, '_merge_paced'],
+  [{ batch: 40, hQ: 64, expectedTokens: MANY, expectedLongest: (MANY / 40) * 1.25 + 1 }, '_share'],
+  [{ batch: 40, hQ: 64, expectedTokens: MANY }, '_share'],
+  [{ batch: 40, hQ: 64, expectedLongest: 1 }, '_share'],
+  [{ batch: 40, hQ: 64, totalQueries: 40, expectedTokens: MANY, expectedLongest: 1 }, '_share'],
+  [{ batch: 20, hQ: 128, expectedTokens: MANY, expectedLongest: MANY / 20 }, '_share'],
+  [{ batch: 27, hQ: 32, expectedTokens: MANY, expectedLongest: Math.ceil(MANY / 27) }, '_few32'],
   [{ batch: 22 }, '_merge'],
   [{ batch: 21 }, '_share'],
   [{ batch: 1, sQ: 300 }, '_merge'],
@@ -92,6 +102,9 @@ test.each([
   { expectedTokens: -1 },
   { expectedTokens: 0.5 },
   { expectedTokens: Number.NaN },
+  { expectedLongest: -1 },
+  { expectedLongest: 0.5 },
+  { expectedLongest: Number.POSITIVE_INFINITY },
 ])('the shape %j is refused', (overrides) => {
   expect(() => checkShape({ ...base, ...overrides })).toThrow(InvalidArgumentError)
 })

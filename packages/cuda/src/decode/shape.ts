@@ -32,6 +32,11 @@ export interface DecodeShape {
    * 128 query rows are laid out so that a call is short, which takes longer than otherwise if there are many in the end.
    */
   readonly expectedTokens?: number
+  /**
+   * Tokens of the longest of those sequences. Of so many alike that a tile of 64 rows is in four parts, fewer blocks merge them, which is quicker
+   * then and slower where lengths differ: they are taken to differ without it.
+   */
+  readonly expectedLongest?: number
   /** Elements between two pages and two rows of the cache, multiples of 8; contiguous without them. */
   readonly kvPageStride?: number
   readonly kvRowStride?: number
@@ -56,11 +61,16 @@ export function checkShape(shape: DecodeShape): void {
       `totalQueries is ${totalQueries} for ${batch} sequences of at most ${sQ} rows.`,
       'Give the last entry of queryStart, and as sQ the largest number of rows of a sequence.',
     )
-  const { expectedTokens = 0 } = shape
+  const { expectedTokens = 0, expectedLongest = 0 } = shape
   if (!Number.isSafeInteger(expectedTokens) || expectedTokens < 0)
     throw new InvalidArgumentError(
       `expectedTokens is ${expectedTokens}.`,
       'Give the whole number of tokens that all sequences have together, about, or leave it out.',
+    )
+  if (!Number.isSafeInteger(expectedLongest) || expectedLongest < 0)
+    throw new InvalidArgumentError(
+      `expectedLongest is ${expectedLongest}.`,
+      'Give the whole number of tokens that the longest sequence has, about, or leave it out.',
     )
   const strides = Number.isSafeInteger(kvRowStride) && Number.isSafeInteger(kvPageStride)
   if (!strides || kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
