@@ -71,6 +71,24 @@ test('few tokens are planned for as such, and so again when there are few again'
   expect(api.called('cuMemAllocAsync').length).toBe(allocated)
 })
 
+test('whether lengths are alike is planned for, each step anew', async () => {
+  const { backend, launched } = await fakeBackend({ attention: 'fast' })
+  const [b, maxBlocks] = [33, 4]
+  const q = backend.tensor('f32', [b, 64, 576])
+  const [out, lse] = [backend.tensor('f32', [b, 64, 512]), backend.tensor('f32', [b, 64])]
+  const cache = backend.cache(bf16Format(512, 64), maxBlocks, 64)
+  const batch = backend.batch({ maxSequences: b, maxTokens: b, maxBlocks })
+  const symbolFor = (longest: number) => {
+    const [queryStart, seqLens] = [Int32Array.from({ length: b + 1 }, (_, s) => s), new Int32Array(b).fill(100)]
+    seqLens[7] = longest
+    batch.update({ queryStart, seqLens, blockTable: new Int32Array(b * maxBlocks), blockTableStride: maxBlocks })
+    const found = launched(() => attendOn(backend, { out, lse, q, cache, batch }))
+    return found.find(({ symbol }) => symbol.startsWith('mla_decode'))!.symbol
+  }
+  const [alike, unlike] = ['mla_decode_bf16_merge_paced', 'mla_decode_bf16_share']
+  expect([100, 125, 127, 200, 101].map(symbolFor)).toEqual([alike, alike, unlike, unlike, alike])
+})
+
 test('a capture loads its kernels before it records', async () => {
   const { api, backend } = await fakeBackend({ attention: 'fast' })
   const mine = operands(backend, 3)

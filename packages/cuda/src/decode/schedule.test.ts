@@ -194,7 +194,8 @@ test('every schedule covers its rows, keeps groups whole and has work memory for
         if (!found.combine) {
           // No more than three or four parts a tile, were all of them equal, and fewer than five where they are alike.
           expect(found.tilesPerGroup).toBe(rows <= 32 ? 1 : Math.min(Math.ceil(rows / 64), 4))
-          const alike = !ragged && rows > 32 && rows <= 64 && (expectedTokens ?? -1) * 1.25 >= shape.expectedLongest * shape.batch
+          const alike =
+            !ragged && rows > 32 && rows <= 64 && (expectedTokens ?? -1) * 1.25 >= shape.expectedLongest * shape.batch
           if (alike) expect(5 * groups).toBeGreaterThan(groupWorkers)
           else expect((rows <= 32 ? 4 : 3) * groups).toBeGreaterThanOrEqual(groupWorkers)
           const few = rows <= 32

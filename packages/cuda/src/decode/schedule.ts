@@ -18,7 +18,8 @@ type CombinedRows = '' | '32' | '64' | '128'
 const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32', 64: '64', 128: '128' }
 
 /** Whether a tile's blocks hand its parts to each other: where those are few, as measured. Of tiles by themselves they may be more, if lengths are alike. */
-const handsOver = (few: boolean, parts: number, alone: boolean) => (few ? parts < 4 : parts <= 3 || (alone && parts < 5))
+const handsOver = (few: boolean, parts: number, alone: boolean) =>
+  few ? parts < 4 : parts <= 3 || (alone && parts < 5)
 /** How many times the average of sequences that are alike the longest of them has at most, as measured. */
 const MOST_UNLIKE = 1.25
 /** Lead of the first of them, for what handing over takes, as measured. */

@@ -33,8 +33,8 @@ export interface DecodeShape {
    */
   readonly expectedTokens?: number
   /**
-   * Tokens of the longest of those sequences. Of so many alike that a tile of 64 rows is in four parts, fewer blocks merge them, which is quicker
-   * then and slower where lengths differ: they are taken to differ without it.
+   * Tokens of the longest of those sequences, for speed only too. With 33 to 64 query rows each, 27 to 43 sequences on 132 multiprocessors are
+   * merged in another way if they are about as long, which is quicker then and slower if not. Without it they are taken to differ.
    */
   readonly expectedLongest?: number
   /** Elements between two pages and two rows of the cache, multiples of 8; contiguous without them. */
