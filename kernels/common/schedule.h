@@ -254,6 +254,12 @@ struct Segment {
   __device__ bool whole() const { return lo == 0 && hi == shape.blocks; }
 };
 
+// How many of its blocks, the first ones, all queries of the sequence see whole: nothing in them is masked.
+__device__ __forceinline__ int unmasked_blocks(const Segment& seg) {
+  const int seen = max(seg.shape.seq_len - seg.shape.s_q + 1, 0) / kBlockTokens;
+  return max(min(seg.hi, seen) - seg.lo, 0);
+}
+
 // Nanoseconds from one KV block that a worker asks for to its next, with which one that has a whole chunk of them ends when memory has brought
 // all at p.block_ps each. Of what starting a tile counts for, its rows in and out are bytes as well: as many as a block's for 34 of them.
 __device__ __forceinline__ uint32_t pace_interval(const MlaDecodeParams& p, const LinePosition& at, int tile_rows) {

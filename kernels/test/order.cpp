@@ -1,6 +1,6 @@
 // Runs in which order a worker takes the KV blocks of a segment (common/order.h) on the host, for a test to check.
 // In, a case a line:  blocks most_fetched alternates
-// Out, a case a line:  mixed, then the blocks in their order
+// Out, a case a line:  mixed, then the blocks in their order, and two places after them
 #include <cstdio>
 #include <iostream>
 #include <sstream>
@@ -20,7 +20,7 @@ int main() {
     in >> blocks >> most_fetched >> alternates;
     const BlockOrder order(blocks, most_fetched, alternates != 0);
     std::printf("%d", order.mixed());
-    for (int n = 0; n < blocks; ++n) std::printf(" %d", order(n));
+    for (int n = 0; n < blocks + 2; ++n) std::printf(" %d", order(n));
     std::printf("\n");
   }
 }

@@ -1,8 +1,8 @@
 // Runs the decode kernels' own schedule (common/schedule.h) on the host, for a test to check.
 // In, a case a line:  tile_rows tiles_per_group workers min_blocks tile_overhead split_by_tile first_lead block_ps h_q s_q b, b lengths, then b + 1
 //                     query starts or nothing.
-// Out, a segment a line:  case group_worker seq group lo hi whole index parts closing splits first_worker entry  (the last three are -1 but
-//                         for a first part)
+// Out, a segment a line:  case group_worker seq group lo hi whole index parts closing unmasked splits first_worker entry  (the last three are -1
+//                         but for a first part)
 //      and, a worker that has work a line:  pace case nanoseconds
 #include <cstdio>
 #include <cstring>
@@ -47,8 +47,8 @@ int main() {
           const MlaSplit split = seg.lo == 0 ? describe_split(p, at, seg, worker) : MlaSplit{0, 0, -1, -1, {}};
           const int entry = seg.lo == 0 ? split_index(p, seg, worker) : -1;
           const PartPlace place = place_of(at, seg, worker);
-          std::printf("%d %d %d %d %d %d %d %d %d %d %d %d %d\n", number, worker, seg.seq, seg.group, seg.lo, seg.hi, seg.whole(), place.index,
-                      place.parts, closing_parts(place.parts, at.overhead), split.splits, split.first_worker, entry);
+          std::printf("%d %d %d %d %d %d %d %d %d %d %d %d %d %d\n", number, worker, seg.seq, seg.group, seg.lo, seg.hi, seg.whole(), place.index,
+                      place.parts, closing_parts(place.parts, at.overhead), unmasked_blocks(seg), split.splits, split.first_worker, entry);
         }
       }
     });

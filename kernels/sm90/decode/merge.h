@@ -38,10 +38,9 @@ struct TurnsStorage : SharedStorage {
   // 1.8 times memory's rate, and no longer than what comes before runs: see prefetch_paced.
   __device__ __forceinline__ static uint32_t fetch_pace(int) { return 4000; }
   __device__ __forceinline__ static bool fetches_on(uint32_t) { return false; }
-  // Of blocks that all queries see. Those with tokens to mask stay where they are, so the consumers need not know.
+  // Blocks with tokens to mask stay where they are, so the consumers need not know.
   __device__ __forceinline__ static BlockOrder order(const MlaDecodeParams& p, const Segment& seg, int number) {
-    const int seen = max(seg.shape.seq_len - seg.shape.s_q + 1, 0) / kBlockTokens, blocks = max(min(seg.hi, seen) - seg.lo, 0);
-    return BlockOrder(blocks, number == 0 && lengths_known(p) ? kFetchedBlocks : 0, p.page_size >= kBlockTokens);
+    return BlockOrder(unmasked_blocks(seg), number == 0 && lengths_known(p) ? kFetchedBlocks : 0, p.page_size >= kBlockTokens);
   }
 };
 static_assert(3 * TurnsStorage::kFetchedBlocks <= 32, "page ids that the producer holds");

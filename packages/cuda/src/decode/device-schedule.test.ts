@@ -27,6 +27,8 @@ interface Segment {
   readonly count: number
   /** Of them, from the first on, those that have to be the last work of their workers. */
   readonly closing: number
+  /** Of its blocks, the first ones, in which no query has a token masked. */
+  readonly unmasked: number
   readonly splits: number
   readonly firstWorker: number
   readonly entry: number
@@ -67,7 +69,9 @@ const anyCase = fc
   .map(({ lengths, sQ, hQ, ragged, expects, target, multiprocessors, seed }) => {
     const queries = lengths.map((_, i) => (ragged ? (seed + i * 7) % (sQ + 1) : sQ))
     const totalQueries = queries.reduce((sum, n) => sum + n, 0)
-    const expected = expects ? { expectedTokens: lengths.reduce((sum, n) => sum + n, 0) } : {}
+    const expected = expects
+      ? { expectedTokens: lengths.reduce((sum, n) => sum + n, 0), expectedLongest: Math.max(...lengths) }
+      : {}
     const shape: DecodeShape = { dtype: 'bf16', batch: lengths.length, sQ, hQ, pageSize: 64, ...expected }
     return caseOf(ragged ? { ...shape, totalQueries } : shape, lengths, queries, target, multiprocessors)
   })
@@ -95,10 +99,10 @@ function run(cases: readonly Case[]): Found[] {
       found[Number(pace[1])]!.paces.push(Number(pace[2]))
       continue
     }
-    const [number, worker, seq, group, lo, hi, whole, index, count, closing, splits, firstWorker, entry] = line
-      .split(' ')
-      .map(Number)
-    const segment = { worker, lo, hi, whole: whole === 1, index, count, closing, splits, firstWorker, entry } as Segment
+    const [number, worker, seq, group, lo, hi, whole, index, count, closing, unmasked, splits, firstWorker, entry] =
+      line.split(' ').map(Number)
+    const place = { worker, lo, hi, whole: whole === 1, index, count, closing, unmasked }
+    const segment = { ...place, splits, firstWorker, entry } as Segment
     const { segments } = found[number!]!
     const key = `${seq},${group}`
     segments.set(key, [...(segments.get(key) ?? []), segment])
@@ -125,6 +129,11 @@ function check({ shape, schedule, lengths, queries }: Case, { segments: found, p
       expect(parts.every((part, i) => part.worker === parts[0]!.worker + i)).toBe(true)
       expect(parts.every((part) => part.whole === (parts.length === 1))).toBe(true)
       expect(parts.every((part, i) => part.index === i && part.count === parts.length)).toBe(true)
+      for (const { lo, hi, unmasked } of parts) {
+        const fewest = lengths[seq]! - queries[seq]! + 1 // tokens that the first query sees
+        const blocks = Array.from({ length: hi - lo }, (_, i) => (lo + i + 1) * 64 <= fewest)
+        expect(unmasked).toBe(blocks.filter(Boolean).length)
+      }
       for (const { worker, lo, hi, whole, index, closing } of parts) {
         const share = shares[worker]!
         expect(share.closed).toBe(false)
