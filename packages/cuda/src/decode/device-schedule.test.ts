@@ -221,5 +221,13 @@ describe.skipIf(!program)(
       expect(lengths[1]).toEqual(Array(5).fill([...Array(22).fill(6), ...Array(4).fill(7)]))
       expect(lengths[2]).toEqual(Array(5).fill([2, 1]))
     })
+
+    test('gives the first of four parts two blocks more, which takes the others in', () => {
+      const [b, tokens] = [32, 4096]
+      const expected = { expectedTokens: b * tokens, expectedLongest: tokens }
+      const shape = { dtype: 'bf16', batch: b, sQ: 1, hQ: 64, pageSize: 64, ...expected } as const
+      const [found] = run([caseOf(shape, Array(b).fill(tokens), Array(b).fill(1), 'sm_90a')])
+      for (const parts of found!.segments.values()) expect(parts.map(({ lo, hi }) => hi - lo)).toEqual([17, 15, 16, 16])
+    })
   },
 )
