@@ -1,4 +1,4 @@
-// Clocks in the kernel, for benchmarks/gpu/trace.py: compiled in with -DFLASHMLA_TRACE, nothing at all without.
+// Clocks in the kernel, for benchmarks/gpu/trace.py and trace_replays.py: compiled in with -DFLASHMLA_TRACE, nothing at all without.
 #pragma once
 #include <stdint.h>
 
@@ -18,6 +18,7 @@ enum TraceWord : int {
   kTraceProduct = 3,        //   its first product is done
   kTraceProducts = 4,       //   its last product is done
   kTraceWritten = 5,        //   its rows are written
+  kTracePart = 24,          // two words for each of the first three parts that a block takes in: it is there, it has been added
   kTraceEnd = 30,
   kTraceEndNs = 31,
   kTraceWords = 32,
@@ -43,9 +44,13 @@ __device__ __forceinline__ void trace(int word) {
 __device__ __forceinline__ void trace_segment(int n, int word) {
   if (n < 2) trace(kTraceSegment + 8 * n + word);
 }
+__device__ __forceinline__ void trace_part(int n, int word) {
+  if (n < 3) trace(kTracePart + 2 * n + word);
+}
 #else
 __device__ __forceinline__ void trace(int) {}
 __device__ __forceinline__ void trace_segment(int, int) {}
+__device__ __forceinline__ void trace_part(int, int) {}
 #endif
 
 }  // namespace flashmla

@@ -137,7 +137,11 @@ __device__ __forceinline__ void decode(const MlaDecodeParams& p, const CUtensorM
 #pragma unroll 1
       for (; step != 0; step = next_taken(place, step), ++last_block) {
         if (step > 1) consumer.release_part(last_block & 1);
-        take_in(consumer.next_part((last_block + 1) & 1), live, o, m, l);
+        const int nth = last_block - (seg.hi - seg.lo - 1);
+        const uint32_t part = consumer.next_part((last_block + 1) & 1);
+        if (threadIdx.x == 0) trace_part(nth, 0);
+        take_in(part, live, o, m, l);
+        if (threadIdx.x == 0) trace_part(nth, 1);
         discard_part(p, worker.index + step * p.tiles_per_group);
       }
       if (!whole) hand_over(p, worker.index, live, o, m, l);
