@@ -31,7 +31,7 @@ def calls_of(version, inputs, s_q, launches, like=None):
     folder, _, choices = version.partition('?')
     tune = {name: int(value) for name, value in (choice.split('=') for choice in choices.split('&') if choice)}
     folder = add(folder)
-    calls = [Decode(*x, s_q, SCALE, tokens=int(x[3].sum()), longest=int(x[3].max()), **tune) for x in inputs]
+    calls = [Decode(*x, s_q, SCALE, expects=True, **tune) for x in inputs]
     for call in calls:
         call.module = os.path.join(folder, call.module)
     for call, other in zip(calls, like or []):

@@ -145,13 +145,14 @@ def tile_rows_of(rows, batch, tokens, sms):
 
 
 class Decode:
-    """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]. tokens: those of
-    all sequences that it is planned for, where they are known, and the longest's."""
+    """A decode call with everything prepared: q [t, h_q, 576], kv [num_blocks, page_size, 576], block_table [b, n], seq_lens [b]. expects:
+    whether it is planned for as many tokens as there are now."""
 
-    def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, tokens=None,
-                 longest=None, **tune):
+    def __init__(self, q, kv, block_table, seq_lens, s_q, scale, query_start=None, out_dtype=None, variant=None, portable=False, expects=False,
+                 **tune):
         b, (t, h_q, _), page = seq_lens.numel(), q.shape, kv.shape[1]
         rows = s_q * h_q
+        tokens = int(seq_lens.sum()) if expects else None
         name = 'bf16' if q.dtype == torch.bfloat16 else 'f16'
         sms = torch.cuda.get_device_properties(0).multi_processor_count
         tma = page in (16, 32) or page % 64 == 0
@@ -175,13 +176,13 @@ class Decode:
         # Few parts a tile: the decode kernel merges them itself. Of a ragged plan's sequences all but one may be empty.
         ragged = query_start is not None
         expected = min(b, t) if few_rows else groups // b if ragged else groups
-        alike = group == 1 and tokens is not None and longest is not None and longest * b <= tokens * 1.25
+        alike = group == 1 and expects and int(seq_lens.max()) * b <= tokens * 1.25
         few_parts = (4 * expected > workers if few_rows else 3 * expected >= workers // group or alike and 5 * expected > workers)
         few_parts = few_parts or few_rows and ragged and (not by_tile or b > 128)
         merges = not portable and variant == 'tensor' and not (few_rows and group > 1) and tune.get('merge', few_parts)
         if few_rows and group == 1 and ragged and (not by_tile or b > 128):
             merges = True  # the combine kernel takes no more sequences
-        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2 or tokens is not None)
+        shares = not portable and variant == 'tensor' and not few_rows and not merges and tune.get('share', b * tiles > 2 or expects)
         merge = '_merge_paced' if not few_rows and group == 1 and tune.get('paced', 1) else '_merge'
         if not portable:
             self.symbol += '_gather' if variant == 'gather' else merge if merges else '_share' if shares else ''

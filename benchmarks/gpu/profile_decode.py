@@ -19,7 +19,7 @@ SCALE = 576**-0.5
 def calls_in_graph(b, s_q, h_q, length):
     """The graph of them, and how many they are."""
     inputs, _, launches = inputs_for((b, s_q, h_q, length))
-    calls = [Decode(*x, s_q, SCALE, tokens=int(x[3].sum()), longest=int(x[3].max())) for x in inputs]
+    calls = [Decode(*x, s_q, SCALE, expects=True) for x in inputs]
     return captured([calls[i % len(calls)] for i in range(launches)]), launches
 
 

@@ -33,7 +33,7 @@ def contenders_for(shape):
     tokens, sets = sum(lengths), len(inputs)
     ours, mla, fa3, reads = [], [], [], []
     for q, kv, table, seq_lens in inputs:
-        ours.append(Decode(q, kv, table, seq_lens, s_q, SCALE, tokens=tokens, longest=max(lengths)))
+        ours.append(Decode(q, kv, table, seq_lens, s_q, SCALE, expects=True))
         plain = without_spare(kv, table, seq_lens)
         shaped = q.view(b, s_q, h_q, 576)
         mla.append(FlashMla(PEERS, shaped, kv, plain, seq_lens, SCALE))

@@ -32,6 +32,14 @@ def records(module, clear=False):
     return words.view(-1, WORDS).long() & 0xFFFFFFFF
 
 
+def times_of(found):
+    """Nanoseconds of a word of each block since the first block's start; and each block's cycles in one of them."""
+    start = (found[:, START_NS] - found[:, START_NS].min()).double()
+    cycles = (found - found[:, START : START + 1]) & 0xFFFFFFFF
+    per_ns = cycles[:, END].double() / ((found[:, END_NS] - found[:, START_NS]) & 0xFFFFFFFF)
+    return (lambda word: start + cycles[:, word] / per_ns), per_ns
+
+
 def show(name, ns):
     if len(ns):
         print(f'| {name} | {int(ns.min())} | {int(ns.median())} | {int(ns.max())} |')
@@ -41,7 +49,7 @@ if __name__ == '__main__':
     wanted = os.environ.get('SHAPES', '8,11,13')
     for shape in shapes_of(wanted):
         inputs, _, _ = inputs_for(shape)
-        calls = [Decode(*x, shape[1], 576**-0.5, tokens=int(x[3].sum()), longest=int(x[3].max())) for x in inputs]
+        calls = [Decode(*x, shape[1], 576**-0.5, expects=True) for x in inputs]
         calls[0]()
         torch.cuda.synchronize()
         records(calls[0].module, clear=True)
@@ -50,9 +58,7 @@ if __name__ == '__main__':
         torch.cuda.synchronize()
         found = records(calls[0].module)[: calls[0].grid[0]]
         found = found[found[:, SEGMENT] > 0]
-        start = (found[:, START_NS] - found[:, START_NS].min()).double()
-        cycles = (found - found[:, START : START + 1]) & 0xFFFFFFFF
-        per_ns = cycles[:, END].double() / ((found[:, END_NS] - found[:, START_NS]) & 0xFFFFFFFF)
+        at, per_ns = times_of(found)
         print(f'{label(shape)}: {len(found)} blocks had work, at {per_ns.median():.2f} GHz')
         print('| ns until | earliest | median | latest |\n|---|---|---|---|')
         words = dict(FIRST)
@@ -60,6 +66,6 @@ if __name__ == '__main__':
             words |= {f'{name}, segment {segment}': SEGMENT + 8 * segment + word for name, word in OF_SEGMENT.items()}
         for name, word in (words | {'end': END}).items():
             there = found[:, word] > 0
-            show(name, (start + cycles[:, word] / per_ns)[there])
+            show(name, at(word)[there])
         del inputs, calls
         torch.cuda.empty_cache()

@@ -9,10 +9,9 @@ import sys
 
 import torch
 
-from compare import add, shapes_of
-from driver import Decode
+from compare import calls_of, shapes_of
 from time_decode import inputs_for, label
-from trace import END, END_NS, FIRST, OF_SEGMENT, SEGMENT, START, START_NS, records
+from trace import END, FIRST, OF_SEGMENT, SEGMENT, START, records, times_of
 from turns import captured
 
 LAUNCHES, REPLAYS = 12, 7
@@ -23,15 +22,6 @@ TAKING = {'products': SEGMENT + OF_SEGMENT['products'], **{f'part {n // 2 + 1} {
           'written': SEGMENT + OF_SEGMENT['written']}
 
 
-def times_of(found):
-    """Nanoseconds of a word of each block, from the median end of what comes before."""
-    start = (found[:, START_NS] - found[:, START_NS].min()).double()
-    cycles = (found - found[:, START : START + 1]) & 0xFFFFFFFF
-    per_ns = (cycles[:, END].double() / ((found[:, END_NS] - found[:, START_NS]) & 0xFFFFFFFF)).median()
-    zero = (start + cycles[:, FIRST['precedent']] / per_ns).median()
-    return lambda word: start + cycles[:, word] / per_ns - zero
-
-
 def show(rows):
     for name, values in rows.items():
         if values:
@@ -40,15 +30,10 @@ def show(rows):
 
 if __name__ == '__main__':
     for version in sys.argv[1:]:
-        folder, _, choices = version.partition('?')
-        tune = {name: int(value) for name, value in (choice.split('=') for choice in choices.split('&') if choice)}
-        folder = add(folder)
         for shape in shapes_of(os.environ.get('SHAPES', '8,11,13')):
             inputs, _, _ = inputs_for(shape)
-            calls = [Decode(*x, shape[1], 576**-0.5, tokens=int(x[3].sum()), longest=int(x[3].max()), **tune) for x in inputs]
-            for call in calls:
-                call.module = os.path.join(folder, call.module)
-            graph = captured([calls[i % len(calls)] for i in range(LAUNCHES)])
+            calls = calls_of(version, inputs, shape[1], LAUNCHES)
+            graph = captured(calls)
             records(calls[0].module, clear=True)
             of_all, of_taking = {name: [] for name in WORDS}, {name: [] for name in TAKING}
             for _ in range(REPLAYS):
@@ -57,14 +42,15 @@ if __name__ == '__main__':
                 torch.cuda.synchronize()
                 found = records(calls[0].module)[: calls[0].grid[0]]
                 found = found[found[:, SEGMENT] > 0]
-                at = times_of(found)
+                at, _ = times_of(found)
+                zero = at(FIRST['precedent']).median()
                 for name, word in WORDS.items():
                     if bool((found[:, word] > 0).all()):
-                        of_all[name].append(torch.quantile(at(word), SHARES))
+                        of_all[name].append(torch.quantile(at(word) - zero, SHARES))
                 for name, word in TAKING.items():
                     takes = (found[:, PART] > 0) & (found[:, word] > 0)
                     if bool(takes.any()):
-                        of_taking[name].append(torch.stack([at(word)[takes].median(), at(word)[takes].max()]))
+                        of_taking[name].append(torch.stack([at(word)[takes].median(), at(word)[takes].max()]) - zero)
             print(f'{version} {label(shape)}, {calls[0].symbol}\n| us | least | 10 % | half | 90 % | most |\n|---|---|---|---|---|---|')
             show(of_all)
             if of_taking['products']:

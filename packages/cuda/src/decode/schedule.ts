@@ -18,8 +18,8 @@ type CombinedRows = '' | '32' | '64' | '128'
 const COMBINED_ROWS: Readonly<Record<number, CombinedRows>> = { 16: '', 32: '32', 64: '64', 128: '128' }
 
 /** Whether a tile's blocks hand its parts to each other: where those are few, as measured. Of tiles by themselves they may be more, if lengths are alike. */
-const handsOver = (few: boolean, parts: number, alone: boolean) =>
-  few ? parts < 4 : parts <= 3 || (alone && parts < 5)
+const handsOver = (few: boolean, parts: number, alike: boolean) =>
+  few ? parts < 4 : parts <= 3 || (alike && parts < 5)
 /** How many times the average of sequences that are alike the longest of them has at most, as measured. */
 const MOST_UNLIKE = 1.25
 /** Lead of the first of them, for what handing over takes, as measured. */
@@ -104,9 +104,9 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
   const looksThrough = !ragged || (splitByTile && shape.batch <= MOST_RAGGED)
   // All sequences of a ragged plan but one may be empty. Beyond few rows handing over is at its worst then.
   const expected = few ? expectedTiles(shape) : ragged ? groups : allGroups
-  const alone = tilesPerGroup === 1 && isAlike(shape)
+  const alike = tilesPerGroup === 1 && areAlike(shape)
   // Small tiles beside each other, whose blocks can't, have four parts or more and few sequences: see `decodeSymbol`.
-  const handedOn = handsOver(few, groupWorkers / expected, alone) || (few && !looksThrough)
+  const handedOn = handsOver(few, groupWorkers / expected, alike) || (few && !looksThrough)
   if (hopper && handedOn) {
     return {
       ...grids,
@@ -149,7 +149,7 @@ export function scheduleDecode(shape: DecodeShape, entry: KernelEntry, device: D
 }
 
 /** Whether sequences are expected to have about as many tokens each. */
-function isAlike({ batch, expectedTokens, expectedLongest }: DecodeShape): boolean {
+function areAlike({ batch, expectedTokens, expectedLongest }: DecodeShape): boolean {
   if (expectedTokens === undefined || expectedLongest === undefined) return false
   return expectedLongest * batch <= expectedTokens * MOST_UNLIKE
 }

@@ -62,16 +62,16 @@ export function checkShape(shape: DecodeShape): void {
       'Give the last entry of queryStart, and as sQ the largest number of rows of a sequence.',
     )
   const { expectedTokens = 0, expectedLongest = 0 } = shape
-  if (!Number.isSafeInteger(expectedTokens) || expectedTokens < 0)
+  for (const [name, value, whose] of [
+    ['expectedTokens', expectedTokens, 'all sequences have together'],
+    ['expectedLongest', expectedLongest, 'the longest sequence has'],
+  ] as const) {
+    if (Number.isSafeInteger(value) && value >= 0) continue
     throw new InvalidArgumentError(
-      `expectedTokens is ${expectedTokens}.`,
-      'Give the whole number of tokens that all sequences have together, about, or leave it out.',
+      `${name} is ${value}.`,
+      `Give the whole number of tokens that ${whose}, about, or leave it out.`,
     )
-  if (!Number.isSafeInteger(expectedLongest) || expectedLongest < 0)
-    throw new InvalidArgumentError(
-      `expectedLongest is ${expectedLongest}.`,
-      'Give the whole number of tokens that the longest sequence has, about, or leave it out.',
-    )
+  }
   const strides = Number.isSafeInteger(kvRowStride) && Number.isSafeInteger(kvPageStride)
   if (!strides || kvRowStride < QK_WIDTH || kvPageStride < pageSize * kvRowStride)
     throw new InvalidArgumentError(
