@@ -1,0 +1,162 @@
+// Runs the products of the model graph (../model) on the host and compares them with float64, for a test to check.
+// In, a case a line:  linear KERNEL n heads o i type vector   or   experts KERNEL n hidden inner count choices type vector, KERNEL few or many
+// Out, a line a case:  how far the results are apart at most, of the sum of the magnitudes; and words written that are not the kernel's
+#include "block.h"  // first: see there
+
+#include <iostream>
+#include <random>
+#include <sstream>
+#include <string>
+
+#include "../model/experts.h"
+#include "../model/linear_few.h"
+#include "../model/linear_mma.h"
+
+using namespace flashmla;
+
+constexpr float kUntouched = 12345.f;
+constexpr int kSpare = 4;  // floats behind each row, that no kernel may use
+
+struct Values {
+  std::mt19937 random{11};
+  std::normal_distribution<float> normal;
+
+  // Rows that start at multiples of 16 bytes where `columns` is one of 4, NaN behind them.
+  std::vector<float> rows(int n, int columns, int stride) {
+    std::vector<float> out(size_t(n) * stride, NAN);
+    for (int r = 0; r < n; ++r) {
+      for (int c = 0; c < columns; ++c) out[size_t(r) * stride + c] = normal(random);
+    }
+    return out;
+  }
+};
+
+// A matrix as kernels and float64 take it.
+struct Matrix {
+  std::vector<float> values;
+  std::vector<uint16_t> halves;
+  int type;
+
+  Matrix(Values& source, size_t size, int type_) : values(size), halves(size), type(type_) {
+    for (size_t i = 0; i < size; ++i) {
+      values[i] = source.normal(source.random);
+      if (type != FLASHMLA_VALUE_BF16) continue;
+      halves[i] = uint16_t(__float_as_uint(values[i]) >> 16);
+      values[i] = __uint_as_float(uint32_t(halves[i]) << 16);
+    }
+  }
+  const void* address() const { return type == FLASHMLA_VALUE_BF16 ? static_cast<const void*>(halves.data()) : values.data(); }
+};
+
+struct Sum {
+  double value = 0, magnitude = 0;
+  void add(double product) {
+    value += product;
+    magnitude += std::fabs(product);
+  }
+};
+double apart(float found, const Sum& right) { return std::isnan(found) ? INFINITY : std::fabs(found - right.value) / right.magnitude; }
+
+int over(int a, int b) { return (a + b - 1) / b; }
+
+bool linear(std::istream& in) {
+  std::string kernel;
+  int n, heads, o, i, type, vector;
+  in >> kernel >> n >> heads >> o >> i >> type >> vector;
+  Values source;
+  const int x_stride = heads * i + kSpare, out_stride = heads * o + kSpare;
+  const std::vector<float> x = source.rows(n, heads * i, x_stride);
+  const Matrix weight(source, size_t(heads) * o * i, type);
+  std::vector<float> out(size_t(n) * out_stride, kUntouched);
+  const MlaLinearParams p = {x.data(), weight.address(), out.data(), n, o, i, x_stride, out_stride, heads, type, vector, 0};
+  const auto run = [&](int rows, int outputs, bool rows_first, int threads, auto function) {
+    const unsigned tiles = over(n, rows), columns = over(o, outputs);
+    block::launch({rows_first ? tiles : columns, rows_first ? columns : tiles, unsigned(heads)}, threads, [&] { function(p); });
+  };
+  if (kernel == "few_1") run(1, 8, false, 256, linear_few<1, 1>);
+  else if (kernel == "few_4") run(4, 16, false, 256, linear_few<4, 2>);
+  else if (kernel == "few_8") run(8, 16, false, 256, linear_few<8, 2>);
+  else if (kernel == "mma_16") run(16, kMmaOutputs, false, 256, linear_mma<1>);
+  else if (kernel == "mma_32") run(32, kMmaOutputs, false, 256, linear_mma<2>);
+  else if (kernel == "many") run(kTile, kTile, true, kTileThreads, linear_many);
+  else return false;
+  double worst = 0;
+  int spoiled = 0;
+  for (int r = 0; r < n; ++r) {
+    for (int c = 0; c < heads * o; ++c) {
+      Sum right;
+      for (int k = 0; k < i; ++k) right.add(double(x[size_t(r) * x_stride + c / o * i + k]) * weight.values[size_t(c) * i + k]);
+      worst = max(worst, apart(out[size_t(r) * out_stride + c], right));
+    }
+    for (int c = heads * o; c < out_stride; ++c) spoiled += out[size_t(r) * out_stride + c] != kUntouched;
+  }
+  std::cout << worst << ' ' << spoiled << '\n';
+  return true;
+}
+
+bool experts(std::istream& in) {
+  std::string kernel;
+  int n, hidden, inner, count, choices, type, vector;
+  in >> kernel >> n >> hidden >> inner >> count >> choices >> type >> vector;
+  Values source;
+  const int pairs = n * choices;
+  const std::vector<float> x = source.rows(n, hidden, hidden), weights = source.rows(n, choices, choices);
+  std::vector<float> out(size_t(n) * hidden, 1.f), gate(size_t(pairs) * inner), up(gate), down(size_t(pairs) * hidden);
+  std::vector<int32_t> ids(pairs), order(pairs), place(pairs), starts(count + 1), tiles(count + 1);
+  for (int pair = 0; pair < pairs; ++pair) ids[pair] = int(source.random() % count);
+  std::vector<Matrix> matrices;
+  for (int i = 0; i < 3 * count; ++i) matrices.emplace_back(source, size_t(hidden) * inner, type);
+  std::vector<MlaExpert> table;
+  for (int e = 0; e < count; ++e) {
+    table.push_back({matrices[3 * e].address(), matrices[3 * e + 1].address(), matrices[3 * e + 2].address(), {type, type, type}, 0});
+  }
+  MlaExpertParams p = {x.data(),     out.data(),   ids.data(),  weights.data(), table.data(), gate.data(), up.data(), down.data(), order.data(), place.data(),
+                       starts.data(), tiles.data(), n,           hidden,         inner,        choices,     count,     0,           vector};
+  const auto run = [&](unsigned grid_x, unsigned grid_y, int threads, auto function) { block::launch({grid_x, grid_y, 1}, threads, [&] { function(p); }); };
+  if (kernel == "few") {
+    run(over(inner, 8), pairs, 256, expert_up);
+    run(over(hidden, 8), n, 256, expert_down);
+  } else if (kernel == "many") {
+    run(1, 1, 1024, expert_sort);
+    const unsigned most = min(pairs, pairs / kTile + count);
+    for (p.stage = 0; p.stage < 2; ++p.stage) run(most, over(inner, kTile), kTileThreads, expert_tiles);
+    const MlaElementsParams elements = {gate.data(), gate.data(), up.data(), int64_t(pairs) * inner};
+    block::launch({unsigned(over(pairs * inner, 1024)), 1, 1}, 256, [&] { silu_mul(elements); });
+    run(most, over(hidden, kTile), kTileThreads, expert_tiles);
+    run(n, over(hidden, 256), 256, expert_sum);
+  } else {
+    return false;
+  }
+  double worst = 0;
+  for (int r = 0; r < n; ++r) {
+    std::vector<Sum> right(hidden);
+    for (Sum& sum : right) sum.add(1);
+    for (int c = 0; c < choices; ++c) {
+      const Matrix* expert = &matrices[3 * ids[r * choices + c]];
+      std::vector<double> middle(inner);
+      for (int j = 0; j < inner; ++j) {
+        double a = 0, b = 0;
+        for (int k = 0; k < hidden; ++k) {
+          a += double(x[size_t(r) * hidden + k]) * expert[0].values[size_t(j) * hidden + k];
+          b += double(x[size_t(r) * hidden + k]) * expert[1].values[size_t(j) * hidden + k];
+        }
+        middle[j] = a / (1 + std::exp(-a)) * b;
+      }
+      for (int j = 0; j < hidden; ++j) {
+        for (int k = 0; k < inner; ++k) right[j].add(double(weights[r * choices + c]) * middle[k] * expert[2].values[size_t(j) * inner + k]);
+      }
+    }
+    for (int j = 0; j < hidden; ++j) worst = max(worst, apart(out[size_t(r) * hidden + j], right[j]));
+  }
+  std::cout << worst << " 0\n";
+  return true;
+}
+
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream in(line);
+    std::string what;
+    in >> what;
+    if (!(what == "linear" ? linear(in) : what == "experts" && experts(in))) return 1;
+  }
+}

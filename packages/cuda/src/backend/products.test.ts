@@ -1,0 +1,54 @@
+// The products of the model graph (kernels/model), compiled for the host with a block's threads as coroutines, against float64.
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { VALUE_TYPES } from '../kernels/model-params'
+import { hostProgram } from '../testing/host-program'
+
+const program = hostProgram('products')
+
+const type = fc.constantFrom(VALUE_TYPES.bf16, VALUE_TYPES.f32)
+const size = (most: number) => fc.integer({ min: 1, max: most })
+/** Kernels by their rows; those on tensor cores alone take bf16 and whole groups of 32 columns. */
+const linear = fc.oneof(
+  fc
+    .tuple(fc.constantFrom('few_1', 'few_4', 'few_8', 'many'), size(140), size(3), size(150), size(100), type)
+    .map(([kernel, n, heads, o, i, code]) => [kernel, n, heads, o, i, code, i % 8 === 0 ? 1 : 0]),
+  fc
+    .tuple(fc.constantFrom('few_1', 'few_8', 'many', 'mma_16', 'mma_32'), size(70), size(2), size(100), size(10))
+    .map(([kernel, n, heads, o, groups]) => [kernel, n, heads, o, groups * 32, VALUE_TYPES.bf16, 1]),
+)
+const experts = fc
+  .tuple(fc.constantFrom('few', 'many'), size(90), size(9), size(9), size(7), size(3), type, fc.boolean())
+  .map(([kernel, n, hidden, inner, count, choices, code, whole]) => {
+    const of = whole ? 8 : 5
+    return [
+      kernel,
+      kernel === 'few' ? Math.ceil(n / 20) : n,
+      hidden * of,
+      inner * of,
+      count,
+      Math.min(choices, count),
+      code,
+      whole ? 1 : 0,
+    ]
+  })
+
+test.skipIf(!program).each([
+  ['linear', linear, 40, 1e-6],
+  ['experts', experts, 15, 2e-5],
+] as const)(
+  '%s: every value, whatever the sizes, and nothing else is written',
+  (what, cases, runs, ofMagnitudes) => {
+    fc.assert(
+      fc.property(cases as fc.Arbitrary<(string | number)[]>, (numbers) => {
+        const [apart, spoiled] = program!([[what, ...numbers].join(' ')])[0]!
+          .split(' ')
+          .map(Number)
+        expect(spoiled).toBe(0)
+        expect(apart).toBeLessThan(ofMagnitudes)
+      }),
+      { numRuns: runs },
+    )
+  },
+  60_000,
+)
