@@ -183,11 +183,4 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
   }
 }
 
-inline void load_matrices(uint32_t (&d)[4], const uint16_t* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();
-  const uint16_t* const* rows = block::exchange(row);
-  const int lane = block::running % block::kWarp;
-  for (int i = 0; i < 4; ++i) std::memcpy(&d[i], rows[8 * i + lane / 4] + lane % 4 * 2, 4);
-}
-
 }  // namespace flashmla

@@ -1,4 +1,4 @@
-import { contract, largeCache, wideTiles } from './backend'
+import { contract, largeCache } from './backend'
 import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
@@ -47,7 +47,6 @@ export const cases: readonly Case[] = [
   ['launch cost', timeLaunches],
   ...contract,
   largeCache,
-  wideTiles,
   ...engine,
   ...rates,
 ]
