@@ -3,6 +3,8 @@ then `SHAPES=32x1x64x4096 trace_replays.py FOLDER FOLDER?merge=0 ...`, with vers
 
 Microseconds from the end of what comes before, as half of the blocks see it: the least, a tenth, half, nine tenths and the most of the blocks, medians of
 some replays, of their first segment. For blocks that take parts in, half and the most of them. Words: kernels/common/trace.h.
+
+It is the last call of a graph that is seen. No other one fetches beside its last blocks, so it ends 1 to 4 microseconds earlier than those before it.
 """
 import os
 import sys
