@@ -1,5 +1,5 @@
 // A block on the host: its threads as coroutines that take turns where they meet, at barriers and warp-wide operations, for the kernels of ../model.
-// A static stands for shared memory, so one block runs at a time, and finds there what the one before has left.
+// What stands for shared memory is one for all blocks: they run one at a time, and find there what the one before has left.
 #pragma once
 #undef _FORTIFY_SOURCE  // which takes jumps between stacks for mistakes; without effect once a header of the library is there
 #include <setjmp.h>
@@ -16,8 +16,11 @@
 #define FLASHMLA_ON_HOST
 #define __device__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ thread_local  // inside of functions, with extern too
 #define __align__(n) __attribute__((aligned(n)))
+#define __global__
+#define __launch_bounds__(...)
+#define __grid_constant__
 
 using std::max;
 using std::min;
@@ -69,15 +72,31 @@ constexpr int kMost = 1024, kWarp = 32;
 struct Thread {
   ucontext_t start;
   jmp_buf at;  // once it has started: unlike a context, it is switched to without a system call
-  bool started, ended;
+  bool made, started, ended;
 };
 inline Thread threads[kMost];
 inline jmp_buf caller;
-inline int count, running;
+inline int running;
 inline std::function<void()> body;
 
+// Where threads meet that have not ended: `size` of them from `first` on.
 struct Meeting {
-  int arrived, round;
+  int first, size, expected, arrived, round;
+
+  void start(int first_, int size_) { first = first_, size = expected = size_, arrived = 0; }
+  void open_if_all() {
+    if (arrived < expected) return;
+    arrived = 0;
+    ++round;
+  }
+  void arrive() {
+    ++arrived;
+    open_if_all();
+  }
+  void leave() {
+    --expected;
+    if (arrived > 0) open_if_all();
+  }
 };
 inline Meeting all, warps[kMost / kWarp];
 
@@ -90,53 +109,61 @@ inline void switch_to(jmp_buf& from, int number) {
   thread.started = true;
   setcontext(&thread.start);
 }
-// Lets another thread run that has not ended; whether there was one.
-inline bool yield() {
-  const int mine = running;
-  for (int i = 1; i < count; ++i) {
-    const int other = (mine + i) % count;
+inline Meeting& own_warp() { return warps[running / kWarp]; }
+// Lets another thread of those that meet run, if it has not ended; whether there was one.
+inline bool yield(const Meeting& meeting) {
+  const int mine = running, place = mine - meeting.first;
+  for (int i = 1; i < meeting.size; ++i) {
+    const int other = meeting.first + (place + i) % meeting.size;
     if (threads[other].ended) continue;
     switch_to(threads[mine].at, other);
     return true;
   }
   return false;
 }
-inline void meet(Meeting& meeting, int size) {
+inline void meet(Meeting& meeting) {
   const int round = meeting.round;
-  if (++meeting.arrived == size) {
-    meeting.arrived = 0;
-    ++meeting.round;
-  }
+  meeting.arrive();
   while (meeting.round == round) {
-    if (!yield()) std::abort();  // the others have ended without it
+    if (!yield(meeting)) std::abort();  // the others wait elsewhere
   }
 }
 
+// A thread's life: a block after the other.
 inline void enter() {
-  body();
-  threads[running].ended = true;
-  yield();
-  _longjmp(caller, 1);
+  for (;;) {
+    body();
+    Thread& mine = threads[running];
+    mine.ended = true;
+    all.leave();
+    own_warp().leave();
+    if (!yield(all) && _setjmp(mine.at) == 0) _longjmp(caller, 1);
+  }
+}
+inline void make(Thread& thread, std::vector<char>& stack) {
+  stack.resize(1 << 16);
+  getcontext(&thread.start);
+  thread.start.uc_stack.ss_sp = stack.data();
+  thread.start.uc_stack.ss_size = stack.size();
+  makecontext(&thread.start, enter, 0);
+  thread.made = true;
 }
 
 // Runs a kernel's function in all threads of all blocks.
 inline void launch(Index grid, int size, std::function<void()> function) {
-  static std::vector<std::vector<char>> stacks(kMost, std::vector<char>(1 << 16));
+  static std::vector<std::vector<char>> stacks(kMost);
   body = std::move(function);
-  count = size;
   gridDim = grid;
   blockDim = {unsigned(size), 1, 1};
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
+        all.start(0, size);
+        for (int first = 0; first < size; first += kWarp) warps[first / kWarp].start(first, min(kWarp, size - first));
         for (int i = 0; i < size; ++i) {
-          Thread& thread = threads[i];
-          thread.started = thread.ended = false;
-          getcontext(&thread.start);
-          thread.start.uc_stack.ss_sp = stacks[i].data();
-          thread.start.uc_stack.ss_size = stacks[i].size();
-          makecontext(&thread.start, enter, 0);
+          threads[i].ended = false;
+          if (!threads[i].made) make(threads[i], stacks[i]);
         }
         switch_to(caller, 0);
       }
@@ -148,19 +175,24 @@ inline void launch(Index grid, int size, std::function<void()> function) {
 template <typename T>
 const T* exchange(const T& mine) {
   static T brought[2][kMost];
-  Meeting& meeting = warps[running / kWarp];
-  T* set = brought[meeting.round & 1];
+  T* set = brought[own_warp().round & 1];
   set[running] = mine;
-  meet(meeting, kWarp);
+  meet(own_warp());
   return set + running / kWarp * kWarp;
 }
 
 }  // namespace block
 
-inline void __syncthreads() { block::meet(block::all, block::count); }
-inline float __shfl_xor_sync(unsigned, float value, int by) { return block::exchange(value)[block::running % block::kWarp ^ by]; }
+inline void __syncwarp() { block::meet(block::own_warp()); }
+inline void __syncthreads() { block::meet(block::all); }
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int by) {
+  return block::exchange(value)[block::running % block::kWarp ^ by];
+}
 
 namespace flashmla {
+
+inline thread_local float4 dynamic_shared[232448 / sizeof(float4)];
 
 // As ../model/mma.h says where the values of the matrices are.
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

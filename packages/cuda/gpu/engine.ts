@@ -39,20 +39,28 @@ function worst(actual: Float32Array, expected: Float32Array): number {
   return max
 }
 
-/** Logits of a fixture's two rows within 1e-3, over page sizes, chunks and both forms of attention. */
-async function checkFixture(machine: Machine, name: string): Promise<string> {
+type Way = readonly [attention: 'absorbed' | 'naive', pageSize: number, chunk: number]
+const ways: readonly Way[] = [
+  ['absorbed', 1, 150],
+  ['absorbed', 16, 7],
+  ['absorbed', 64, 64],
+  ['naive', 16, 64],
+]
+
+/** Logits of rows of a fixture, of which it has two, within 1e-3, over page sizes, chunks and both forms of attention. */
+async function checkFixture(
+  machine: Machine,
+  name: string,
+  over: readonly Way[],
+  rows: readonly number[],
+): Promise<string> {
   const backend = await backendOf(machine)
   const { ids, logits } = await golden(name)
   let most = 0
-  for (const [attention, pageSize, chunk] of [
-    ['absorbed', 1, 150],
-    ['absorbed', 16, 7],
-    ['absorbed', 64, 64],
-    ['naive', 16, 64],
-  ] as const) {
+  for (const [attention, pageSize, chunk] of over) {
     const model = await Model.load(folderOf(name), { backend, attention, pageSize })
     const vocab = model.config.vocabSize
-    for (const row of [0, 1]) {
+    for (const row of rows) {
       const sequence = model.sequence()
       for (let i = 0; i < 150; i += chunk) {
         const tokens = [...ids.subarray(row * 150 + i, row * 150 + Math.min(i + chunk, 150))]
@@ -139,8 +147,18 @@ async function timeTinyMla(machine: Machine, attention: 'exact' | 'fast', graphs
   return found
 }
 
+/** What is little work of them: one row of each of two fixtures, once in each form of attention. */
+export const fewLogits: readonly Case[] = ['v2-lite-yarn-tiny', 'v3-tiny'].flatMap((name) =>
+  (
+    [
+      ['absorbed', 16, 50],
+      ['naive', 64, 150],
+    ] as const
+  ).map((way): Case => [`engine: ${name}, ${way[0]} attention`, (machine) => checkFixture(machine, name, [way], [1])]),
+)
+
 export const engine: readonly Case[] = [
-  ...fixtures.map((name): Case => [`engine: ${name}`, (machine) => checkFixture(machine, name)]),
+  ...fixtures.map((name): Case => [`engine: ${name}`, (machine) => checkFixture(machine, name, ways, [0, 1])]),
   ...(['exact', 'fast'] as const).flatMap((attention): Case[] => [
     [`engine: tiny-mla's golden tokens, ${attention} attention`, (machine) => checkTinyMla(machine, attention)],
     [`engine: tiny-mla's speed, ${attention} attention`, (machine) => timeTinyMla(machine, attention)],

@@ -1,0 +1,30 @@
+// The backend, its kernels too, without a device: over a driver that runs the kernels of the model graph on the host (kernels/test/driver.cpp).
+import { afterAll, describe, test } from 'vitest'
+import { closeBackends, contract } from '../gpu/backend'
+import { fewLogits } from '../gpu/engine'
+import type { Machine } from '../gpu/machine'
+import { bind, openLibrary } from './driver/api'
+import { Context, Driver, KernelLibrary, Stream } from './index'
+import { hostLibrary } from './testing/host-program'
+
+const library = hostLibrary('driver')
+
+describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux and a C++ compiler', () => {
+  let machine: Machine | undefined
+  const open = (): Machine => {
+    const context = new Context({ device: 0, driver: new Driver({ api: bind(openLibrary('linux', library)) }) })
+    return { context, stream: new Stream(context), library: new KernelLibrary(context), backends: new Map() }
+  }
+  afterAll(async () => {
+    if (machine) await closeBackends(machine)
+    machine?.library[Symbol.dispose]()
+    machine?.stream[Symbol.dispose]()
+    machine?.context[Symbol.dispose]()
+  })
+  for (const [name, run] of [...contract, ...fewLogits]) {
+    test(name, { timeout: 60_000 }, async () => {
+      machine ??= open()
+      await run(machine)
+    })
+  }
+})
