@@ -11,6 +11,7 @@ namespace flashmla {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
+#ifndef FLASHMLA_ON_HOST  // there test/block.h has these three
 struct Bf16 {
   static __device__ __forceinline__ uint32_t pack(float lo, float hi) {
     uint32_t r;
@@ -32,6 +33,7 @@ __device__ __forceinline__ float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+#endif
 
 // Of sums of 2^(x - maximum): what to subtract where the maximum is minus infinity too, and a division that gives 0 for nothing.
 __device__ __forceinline__ float base_of(float maximum) { return maximum == -INFINITY ? 0.f : maximum; }

@@ -21,6 +21,7 @@ static_assert(sizeof(SharedStorage) == 58176, "as the manifest says");
 
 template <typename T>
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+#ifndef FLASHMLA_ON_HOST  // there test/block.h has what is PTX here
 template <>
 __device__ __forceinline__ void mma<Bf16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -31,6 +32,14 @@ __device__ __forceinline__ void mma<F16>(float (&d)[4], const uint32_t (&a)[4], 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// Four matrices of 8 x 8 transposed, a lane's row of 16 bytes each: lanes 8 i .. 8 i + 7 have the rows of matrix i.
+__device__ __forceinline__ void load_transposed(uint32_t (&d)[4], const uint16_t* row) {
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(address) : "memory");
+}
+#endif
 
 __device__ __forceinline__ uint32_t pair(const uint16_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
 
@@ -135,9 +144,7 @@ __device__ void decode(const MlaDecodeParams& p) {
           // Two 8-column tiles of V, transposed on the way to registers.
           uint32_t b[4];
           const int row = k * 16 + (lane & 15), column = warp * 128 + n * 8 + (lane >> 4) * 8;
-          const uint32_t address = uint32_t(__cvta_generic_to_shared(&sh.kv[row][column]));
-          asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                       : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3]) : "r"(address) : "memory");
+          load_transposed(b, &sh.kv[row][column]);
           mma<T>(o[n], a, b[0], b[1]);
           mma<T>(o[n + 1], a, b[2], b[3]);
         }

@@ -1,4 +1,5 @@
-// A block on the host: its threads as coroutines that take turns where they meet, at barriers and warp-wide operations, for the kernels of ../model.
+// A block on the host: its threads as coroutines that take turns where they meet, at barriers and warp-wide operations, for kernels that use little else
+// of a GPU: those of ../model, ../append and ../portable.
 // What stands for shared memory is one for all blocks: they run one at a time, and find there what the one before has left.
 #pragma once
 #undef _FORTIFY_SOURCE  // which takes jumps between stacks for mistakes; without effect once a header of the library is there
@@ -13,10 +14,12 @@
 #include <functional>
 #include <vector>
 
+#include "vector_types.h"
+
 #define FLASHMLA_ON_HOST
 #define __device__
 #define __forceinline__ inline
-#define __shared__ thread_local  // inside of functions, with extern too
+#define __shared__ thread_local  // in functions it is static, and extern may stand before it (-fno-extern-tls-init: there is nothing to set up)
 #define __align__(n) __attribute__((aligned(n)))
 #define __global__
 #define __launch_bounds__(...)
@@ -28,12 +31,13 @@ using std::min;
 struct uint2 {
   uint32_t x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -55,9 +59,16 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   return out;
 }
 inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __log2f(float x) { return std::log2(x); }
+inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
+inline int __ffs(uint32_t bits) { return __builtin_ffs(int(bits)); }
 template <typename T>
 T __ldg(const T* at) {
+  return *at;
+}
+template <typename T>
+T __ldcs(const T* at) {
   return *at;
 }
 
@@ -185,34 +196,109 @@ const T* exchange(const T& mine) {
 
 inline void __syncwarp() { block::meet(block::own_warp()); }
 inline void __syncthreads() { block::meet(block::all); }
+inline int lane_of_warp() { return block::running % block::kWarp; }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int by) {
-  return block::exchange(value)[block::running % block::kWarp ^ by];
+  return block::exchange(value)[lane_of_warp() ^ by];
+}
+template <typename T>
+T __shfl_sync(unsigned, T value, int source) {
+  return block::exchange(value)[source & 31];
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int by) {
+  const T* all = block::exchange(value);
+  return all[lane_of_warp() >= by ? lane_of_warp() - by : lane_of_warp()];
+}
+inline int __reduce_min_sync(unsigned, int value) {
+  const int* all = block::exchange(value);
+  return *std::min_element(all, all + block::kWarp);
+}
+inline int __reduce_max_sync(unsigned, int value) {
+  const int* all = block::exchange(value);
+  return *std::max_element(all, all + block::kWarp);
+}
+inline int __reduce_add_sync(unsigned, int value) {
+  const int* all = block::exchange(value);
+  int sum = 0;
+  for (int i = 0; i < block::kWarp; ++i) sum += all[i];
+  return sum;
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const bool* all = block::exchange(value);
+  unsigned bits = 0;
+  for (int i = 0; i < block::kWarp; ++i) bits |= unsigned(all[i]) << i;
+  return bits;
 }
 
 namespace flashmla {
 
-inline thread_local float4 dynamic_shared[232448 / sizeof(float4)];
+// In place of PTX: ../common/numeric.h, ../model/mma.h and ../portable/decode.cu.
+inline uint32_t half_bits(float x) {
+  const _Float16 half = x;
+  uint16_t bits;
+  std::memcpy(&bits, &half, 2);
+  return bits;
+}
+inline float half_of(uint32_t bits) {
+  const uint16_t word = uint16_t(bits);
+  _Float16 half;
+  std::memcpy(&half, &word, 2);
+  return float(half);
+}
+struct Bf16 {
+  static uint32_t bits(float x) {
+    const uint32_t word = __float_as_uint(x);
+    return x != x ? 0x7fffu : (word + 0x7fffu + (word >> 16 & 1)) >> 16;
+  }
+  static float value(uint32_t bits) { return __uint_as_float(bits << 16); }
+  static uint32_t pack(float lo, float hi) { return bits(hi) << 16 | bits(lo); }
+};
+struct F16 {
+  static float value(uint32_t bits) { return half_of(bits); }
+  static uint32_t pack(float lo, float hi) { return half_bits(hi) << 16 | half_bits(lo); }
+};
+inline float exp2_approx(float x) { return std::exp2(x); }
 
 // As ../model/mma.h says where the values of the matrices are.
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <typename T>
+void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   struct Fragments {
     uint32_t a[4], b[2];
-  } mine;
-  std::memcpy(mine.a, a, sizeof(a));
-  std::memcpy(mine.b, b, sizeof(b));
-  const Fragments* all = block::exchange(mine);
-  const auto half = [](uint32_t word, int k) { return double(__uint_as_float((k & 1 ? word >> 16 : word & 0xffff) << 16)); };
-  const int lane = block::running % block::kWarp;
+  };
+  const Fragments* all = block::exchange(Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}});
+  const auto value = [](uint32_t word, int k) { return double(T::value(k & 1 ? word >> 16 : word & 0xffff)); };
   for (int e = 0; e < 4; ++e) {
-    const int row = lane / 4 + (e >> 1) * 8, column = lane % 4 * 2 + (e & 1);
+    const int row = lane_of_warp() / 4 + (e >> 1) * 8, column = lane_of_warp() % 4 * 2 + (e & 1);
     double sum = d[e];
     for (int k = 0; k < 16; ++k) {
       const int pair = k % 8 / 2, upper = k / 8;
-      sum += half(all[row % 8 * 4 + pair].a[row / 8 + 2 * upper], k) * half(all[column * 4 + pair].b[upper], k);
+      sum += value(all[row % 8 * 4 + pair].a[row / 8 + 2 * upper], k) * value(all[column * 4 + pair].b[upper], k);
     }
     d[e] = float(sum);
   }
 }
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_16x8x16<Bf16>(d, a, b[0], b[1]); }
+
+namespace portable {
+
+template <typename T>
+void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  mma_16x8x16<T>(d, a, b0, b1);
+}
+inline void load_transposed(uint32_t (&d)[4], const uint16_t* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();
+  const uint16_t* const* rows = block::exchange(row);
+  for (int i = 0; i < 4; ++i) {
+    const int column = lane_of_warp() / 4, first = 8 * i + lane_of_warp() % 4 * 2;
+    d[i] = rows[first][column] | uint32_t(rows[first + 1][column]) << 16;
+  }
+}
+
+inline thread_local uint4 raw[232448 / sizeof(uint4)];
+
+}  // namespace portable
+
+inline thread_local float4 dynamic_shared[232448 / sizeof(float4)];
 
 }  // namespace flashmla

@@ -1,12 +1,14 @@
-// A CUDA driver that runs the kernels of the model graph (../model) on the host, for tests of all that stands above it: device memory is the host's,
-// every call has ended when it returns, and a graph is a list of calls. Declarations as in cuda.h; only what the package uses.
+// A CUDA driver of a device without Hopper's instructions that runs its kernels on the host, for tests of all that stands above it: device memory is the
+// host's, every call has ended when it returns, and a graph is a list of calls. Declarations as in cuda.h; only what the package uses.
 #include "block.h"  // first: see there
 
 #include <cstdio>
 #include <map>
 #include <string>
 
+#include "../append/append.cu"
 #include "../model/instantiations.cu"
+#include "../portable/decode.cu"
 
 namespace {
 
@@ -27,8 +29,8 @@ std::map<std::string, Kernel>& kernels() {
       OF(mla_take_rows), OF(mla_rms_norm), OF(mla_copy_columns), OF(mla_rotary), OF(mla_add), OF(mla_silu_mul), OF(mla_convert), OF(mla_argmax),
       OF(mla_route), OF(mla_linear_few_1), OF(mla_linear_few_4), OF(mla_linear_few_8), OF(mla_linear_mma_16), OF(mla_linear_mma_32),
       OF(mla_linear_many), OF(mla_expert_up), OF(mla_expert_down), OF(mla_expert_sort), OF(mla_expert_tiles), OF(mla_expert_sum),
-      OF(mla_append_rows), OF(mla_attend), OF(mla_attend_merge), OF(mla_gather_latents), OF(mla_attend_naive),
-      {"mla_append", {}},  // which a backend looks up to see whether the driver takes its code
+      OF(mla_append_rows), OF(mla_attend), OF(mla_attend_merge), OF(mla_gather_latents), OF(mla_attend_naive), OF(mla_append), OF(mla_cast),
+      OF(mla_decode_portable_bf16), OF(mla_decode_portable_f16), OF(mla_combine),
   };
   return all;
 }
@@ -80,7 +82,7 @@ int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, kSuccess; 
 int cuDeviceGetName(char* name, int length, int) { return std::snprintf(name, size_t(length), "host"), kSuccess; }
 int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t(1) << 32, kSuccess; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  static const std::map<int, int> of = {{16, 6}, {36, 2619000}, {37, 5120}, {75, 9}, {76, 0}, {97, 232448}};  // few multiprocessors: work is split less
+  static const std::map<int, int> of = {{16, 6}, {36, 2619000}, {37, 5120}, {75, 8}, {76, 0}, {97, 232448}};  // few multiprocessors: work is split less
   const auto found = of.find(attribute);
   if (found == of.end()) return kInvalidValue;
   *value = found->second;

@@ -1,5 +1,5 @@
 import { contract, largeCache } from './backend'
-import { checkAppend, checkCopies, checkDecode, timeLaunches } from './decode'
+import { checkAppend, checkCopies, checkDecode, type DecodeCase, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
 import type { Case } from './machine'
@@ -10,39 +10,45 @@ const many = (n: number, most: number) => Array.from({ length: n }, (_, i) => (i
 const alike = (n: number, length: number) => {
   return { lengths: Array<number>(n).fill(length), expectedTokens: n * length, expectedLongest: length }
 }
+const decodes: readonly DecodeCase[] = [
+  { hQ: 16, sQ: 1, pageSize: 64, lengths },
+  { hQ: 128, sQ: 1, pageSize: 64, lengths },
+  { hQ: 16, sQ: 2, pageSize: 128, lengths },
+  { hQ: 9, sQ: 1, pageSize: 16, lengths },
+  { hQ: 3, sQ: 4, pageSize: 1, lengths },
+  { hQ: 64, sQ: 2, pageSize: 32, lengths },
+  { hQ: 128, sQ: 1, pageSize: 64, lengths: many(9, 800) },
+  // Tiles in few parts each, which the decode kernel merges itself.
+  { hQ: 16, sQ: 1, pageSize: 64, lengths: many(30, 700) },
+  { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
+  { hQ: 32, sQ: 1, pageSize: 64, lengths: many(40, 400) },
+  { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
+  { hQ: 64, sQ: 1, pageSize: 64, ...alike(32, 700) },
+  { hQ: 20, sQ: 2, pageSize: 128, ...alike(27, 400) },
+  // Small tiles beside each other.
+  { hQ: 32, sQ: 1, pageSize: 64, lengths: many(3, 300), expectedTokens: 500 },
+  { hQ: 16, sQ: 8, pageSize: 32, lengths: many(4, 300), expectedTokens: 700 },
+  { hQ: 40, sQ: 1, pageSize: 64, lengths: many(8, 300), expectedTokens: 1500 },
+  { hQ: 48, sQ: 1, pageSize: 64, lengths: many(3, 900) },
+  { hQ: 16, sQ: 4, pageSize: 16, lengths: many(7, 700), expectedTokens: 20_000 },
+  { hQ: 96, sQ: 1, pageSize: 32, lengths, expectedTokens: 1000 },
+  { hQ: 128, sQ: 1, pageSize: 64, lengths: many(8, 600), expectedTokens: 2000 },
+]
+
+/** Decodes of at most so many pairs of a query row and a token. */
+export const decodesOf = (most: number): readonly Case[] =>
+  decodes
+    .filter((given) => given.lengths.reduce((sum, n) => sum + n) * given.sQ * given.hQ <= most)
+    .map((given) => [
+      `decode of ${given.lengths.length}, heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
+      (machine) => checkDecode(machine, given),
+    ])
+
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
 export const cases: readonly Case[] = [
   ['copies', checkCopies],
   ['append', checkAppend],
-  ...[
-    { hQ: 16, sQ: 1, pageSize: 64, lengths },
-    { hQ: 128, sQ: 1, pageSize: 64, lengths },
-    { hQ: 16, sQ: 2, pageSize: 128, lengths },
-    { hQ: 9, sQ: 1, pageSize: 16, lengths },
-    { hQ: 3, sQ: 4, pageSize: 1, lengths },
-    { hQ: 64, sQ: 2, pageSize: 32, lengths },
-    { hQ: 128, sQ: 1, pageSize: 64, lengths: many(9, 800) },
-    // Tiles in few parts each, which the decode kernel merges itself.
-    { hQ: 16, sQ: 1, pageSize: 64, lengths: many(30, 700) },
-    { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
-    { hQ: 32, sQ: 1, pageSize: 64, lengths: many(40, 400) },
-    { hQ: 128, sQ: 2, pageSize: 16, lengths: many(14, 300) },
-    { hQ: 64, sQ: 1, pageSize: 64, ...alike(32, 700) },
-    { hQ: 20, sQ: 2, pageSize: 128, ...alike(27, 400) },
-    // Small tiles beside each other.
-    { hQ: 32, sQ: 1, pageSize: 64, lengths: many(3, 300), expectedTokens: 500 },
-    { hQ: 16, sQ: 8, pageSize: 32, lengths: many(4, 300), expectedTokens: 700 },
-    { hQ: 40, sQ: 1, pageSize: 64, lengths: many(8, 300), expectedTokens: 1500 },
-    { hQ: 48, sQ: 1, pageSize: 64, lengths: many(3, 900) },
-    { hQ: 16, sQ: 4, pageSize: 16, lengths: many(7, 700), expectedTokens: 20_000 },
-    { hQ: 96, sQ: 1, pageSize: 32, lengths, expectedTokens: 1000 },
-    { hQ: 128, sQ: 1, pageSize: 64, lengths: many(8, 600), expectedTokens: 2000 },
-  ].map(
-    (given): Case => [
-      `decode of ${given.lengths.length}, heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
-      (machine) => checkDecode(machine, given),
-    ],
-  ),
+  ...decodesOf(Number.POSITIVE_INFINITY),
   ['all devices', checkDevices],
   ['launch cost', timeLaunches],
   ...contract,

@@ -1,8 +1,10 @@
-// The backend, its kernels too, without a device: over a driver that runs the kernels of the model graph on the host (kernels/test/driver.cpp).
+// The package without a device, its portable kernels too: over a driver that runs them on the host (kernels/test/driver.cpp).
 import { afterAll, describe, test } from 'vitest'
 import { closeBackends, contract } from '../gpu/backend'
+import { decodesOf } from '../gpu/cases'
+import { checkAppend, checkCopies } from '../gpu/decode'
 import { fewLogits } from '../gpu/engine'
-import type { Machine } from '../gpu/machine'
+import type { Case, Machine } from '../gpu/machine'
 import { bind, openLibrary } from './driver/api'
 import { Context, Driver, KernelLibrary, Stream } from './index'
 import { hostLibrary } from './testing/host-program'
@@ -21,7 +23,14 @@ describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux an
     machine?.stream[Symbol.dispose]()
     machine?.context[Symbol.dispose]()
   })
-  for (const [name, run] of [...contract, ...fewLogits]) {
+  const cases: readonly Case[] = [
+    ['copies', checkCopies],
+    ['append', checkAppend],
+    ...decodesOf(60_000),
+    ...contract,
+    ...fewLogits,
+  ]
+  for (const [name, run] of cases) {
     test(name, { timeout: 60_000 }, async () => {
       machine ??= open()
       await run(machine)

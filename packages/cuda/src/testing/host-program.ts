@@ -35,5 +35,5 @@ export function hostProgram(name: string): ((lines: readonly string[]) => string
 
 /** The library of kernels/test; undefined where it can't be compiled. */
 export function hostLibrary(name: string): string | undefined {
-  return compiled(name, ['-shared', '-fPIC'])
+  return compiled(name, ['-shared', '-fPIC', '-fno-extern-tls-init'])
 }
