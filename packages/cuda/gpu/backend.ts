@@ -1,14 +1,11 @@
-import { f32Format } from '@flashmla/latent'
+import { bf16Format, f32Format } from '@flashmla/latent'
 import { contractCases } from '@flashmla/testing'
 import { type CudaBackend, type CudaBackendOptions, createCudaBackend } from '../src/index'
 import { values } from './decode'
 import type { Case, Machine } from './machine'
 
 /** The machine's backend of these options, opened once. */
-export function backendOf(
-  machine: Machine,
-  options: Pick<CudaBackendOptions, 'weights' | 'attention' | 'graphs'> = {},
-) {
+export function backendOf(machine: Machine, options: Options = {}) {
   const { context, backends } = machine
   const key = JSON.stringify(options)
   let backend: Promise<CudaBackend> | undefined = backends.get(key)
@@ -25,20 +22,31 @@ export async function closeBackends({ backends }: Machine): Promise<void> {
   backends.clear()
 }
 
-/** The contract of @flashmla/testing, with weights in float32 and in bf16; its test values are exact in both. */
-export const contract: readonly Case[] = (['f32', 'bf16'] as const).flatMap((weights) => {
+type Options = Pick<CudaBackendOptions, 'weights' | 'attention' | 'graphs'>
+
+function contractOf(what: string, options: Options, given?: Parameters<typeof contractCases>[1]): readonly Case[] {
   let machine: Machine | undefined
-  return contractCases(() => backendOf(machine!, { weights })).map(
-    ({ name, run }): Case => [
-      `contract, ${weights} weights: ${name}`,
-      async (on) => {
-        machine = on
-        await run()
-        return 'kept'
-      },
-    ],
-  )
-})
+  return contractCases(() => backendOf(machine!, options), given).map(({ name, run }) => [
+    `contract, ${what}: ${name}`,
+    async (on) => {
+      machine = on
+      await run()
+      return 'kept'
+    },
+  ])
+}
+
+/** The contract of @flashmla/testing, with weights in float32 and in bf16; its test values are exact in both. */
+export const contract: readonly Case[] = (['f32', 'bf16'] as const).flatMap((weights) =>
+  contractOf(`${weights} weights`, { weights }),
+)
+
+/** What of the contract attends to bf16-576 rows, by the decode kernels: queries and probabilities are rounded to bf16. */
+export const fastAttention: readonly Case[] = contractOf(
+  'fast attention',
+  { attention: 'fast' },
+  { formats: [bf16Format(512, 64)], tolerance: { abs: 2e-2, rel: 2e-2, l2: 5e-3 } },
+).filter(([name]) => /attention|batch/.test(name.slice('contract, fast attention'.length)))
 
 /** Rows at the end of a cache of 10 GB and 2.6 · 10⁹ values attend to the same bits as in a small one. */
 async function checkLargeCache(machine: Machine): Promise<string> {

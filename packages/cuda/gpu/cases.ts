@@ -1,4 +1,4 @@
-import { contract, largeCache } from './backend'
+import { contract, fastAttention, largeCache } from './backend'
 import { checkAppend, checkCopies, checkDecode, type DecodeCase, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
@@ -52,6 +52,7 @@ export const cases: readonly Case[] = [
   ['all devices', checkDevices],
   ['launch cost', timeLaunches],
   ...contract,
+  ...fastAttention,
   largeCache,
   ...engine,
   ...rates,

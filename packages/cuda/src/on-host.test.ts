@@ -1,6 +1,6 @@
 // The package without a device, its portable kernels too: over a driver that runs them on the host (kernels/test/driver.cpp).
 import { afterAll, describe, test } from 'vitest'
-import { closeBackends, contract } from '../gpu/backend'
+import { closeBackends, contract, fastAttention } from '../gpu/backend'
 import { decodesOf } from '../gpu/cases'
 import { checkAppend, checkCopies } from '../gpu/decode'
 import { fewLogits } from '../gpu/engine'
@@ -28,6 +28,7 @@ describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux an
     ['append', checkAppend],
     ...decodesOf(60_000),
     ...contract,
+    ...fastAttention,
     ...fewLogits,
   ]
   for (const [name, run] of cases) {
