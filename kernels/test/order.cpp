@@ -1,12 +1,12 @@
 // Runs in which order a worker takes the KV blocks of a segment (common/order.h) on the host, for a test to check.
 // In, a case a line:  blocks most_fetched alternates
 // Out, a case a line:  mixed, then the blocks in their order, and two places after them
+#include "block.h"  // first: see there
+
 #include <cstdio>
 #include <iostream>
 #include <sstream>
 #include <string>
-
-#include "warp.h"
 
 #include "../common/order.h"
 

@@ -4,13 +4,12 @@
 // Out, a segment a line:  case group_worker seq group lo hi whole index parts closing unmasked splits first_worker entry  (the last three are -1
 //                         but for a first part)
 //      and, a worker that has work a line:  pace case nanoseconds
+#include "block.h"  // first: see there
+
 #include <cstdio>
-#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
-
-#include "warp.h"
 
 #include "../common/schedule.h"
 
@@ -29,7 +28,8 @@ int main() {
     p.query_start = starts.empty() ? nullptr : starts.data();
     const int group_workers = p.group_workers = p.workers / p.tiles_per_group, group_rows = p.tile_rows * p.tiles_per_group;
     p.groups = (p.s_q * p.h_q + group_rows - 1) / group_rows;
-    warp::run([&](int lane) {
+    block::launch({1, 1, 1}, 32, [&] {
+      const int lane = lane_of_warp();
       const Shapes shapes(p, p.tile_rows);
       for (int worker = 0; worker < group_workers; ++worker) {
         const LinePosition at = locate(p, shapes, worker);

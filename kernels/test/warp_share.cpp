@@ -1,12 +1,12 @@
 // Runs how rows that are merged are shared out over blocks and warps (sm90/decode/warp_share.h) on the host, for a test to check.
 // In, a case a line:  parts owners rows
 // Out, a warp a line:  case owner begin end sub step first rows parts lanes
+#include "block.h"  // first: see there
+
 #include <cstdio>
 #include <iostream>
 #include <sstream>
 #include <string>
-
-#include "warp.h"
 
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 
