@@ -16,12 +16,6 @@ export function backendOf(machine: Machine, options: Options = {}) {
   return backend
 }
 
-/** Frees what the cases opened. */
-export async function closeBackends({ backends }: Machine): Promise<void> {
-  for (const backend of backends.values()) (await backend).dispose()
-  backends.clear()
-}
-
 type Options = Pick<CudaBackendOptions, 'weights' | 'attention' | 'graphs'>
 
 function contractOf(what: string, options: Options, given?: Parameters<typeof contractCases>[1]): readonly Case[] {

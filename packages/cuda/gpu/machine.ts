@@ -1,4 +1,4 @@
-import type { Context, CudaBackend, KernelLibrary, Stream } from '../src/index'
+import { type Context, type CudaBackend, KernelLibrary, Stream } from '../src/index'
 
 /** The device under test, opened once. */
 export interface Machine {
@@ -7,6 +7,17 @@ export interface Machine {
   readonly library: KernelLibrary
   /** Backends that cases opened, by their options. */
   readonly backends: Map<string, Promise<CudaBackend>>
+}
+
+export function machineOn(context: Context): Machine {
+  return { context, stream: new Stream(context), library: new KernelLibrary(context), backends: new Map() }
+}
+
+/** Disposes of all but the context. */
+export async function close({ stream, library, backends }: Machine): Promise<void> {
+  for (const backend of backends.values()) (await backend).dispose()
+  library[Symbol.dispose]()
+  stream[Symbol.dispose]()
 }
 
 /** What needs a device: throws what is wrong, returns what it measured. */

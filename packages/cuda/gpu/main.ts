@@ -1,9 +1,8 @@
 // Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too. FLASHMLA_CASES runs
 // only the cases with that in their name.
-import { Context, CudaUnavailableError, KernelLibrary, Stream } from '../src/index'
-import { closeBackends } from './backend'
+import { Context, CudaUnavailableError } from '../src/index'
 import { cases } from './cases'
-import type { Machine } from './machine'
+import { close, machineOn } from './machine'
 
 function open(): Context {
   try {
@@ -18,10 +17,8 @@ function open(): Context {
 const context = open()
 const { device, driver } = context
 console.log(`${device.name}, ${device.multiprocessors} SMs, CUDA ${driver.version}, Node ${process.version}`)
-const stream = new Stream(context)
-const library = new KernelLibrary(context)
-console.log(library.why)
-const machine: Machine = { context, stream, library, backends: new Map() }
+const machine = machineOn(context)
+console.log(machine.library.why)
 const wanted = cases.filter(([name]) => name.includes(process.env.FLASHMLA_CASES ?? ''))
 let failed = 0
 /** Cases kept of each group whose lines would be many. */
@@ -38,9 +35,7 @@ for (const [name, run] of wanted) {
   }
 }
 for (const [group, count] of kept) console.log(`ok   ${group}: ${count} cases kept`)
-await closeBackends(machine)
-library[Symbol.dispose]()
-stream[Symbol.dispose]()
+await close(machine)
 if (failed === 0) context[Symbol.dispose]()
 console.log(`${wanted.length - failed} of ${wanted.length} passed; ${driver.live.size} resources left`)
 process.exitCode = failed === 0 && driver.live.size === 0 ? 0 : 1

@@ -1,8 +1,7 @@
 import { afterAll, describe, test } from 'vitest'
-import { closeBackends } from '../gpu/backend'
 import { cases } from '../gpu/cases'
-import type { Machine } from '../gpu/machine'
-import { Context, KernelLibrary, Stream } from './index'
+import { close, type Machine, machineOn } from '../gpu/machine'
+import { Context } from './index'
 import { probeHere } from './probe'
 
 const found = probeHere()
@@ -13,13 +12,10 @@ describe(usable ? 'on the device' : `needs an NVIDIA GPU: ${why}`, () => {
   let machine: Machine | undefined
   const open = (): Machine => {
     const device = found.available ? found.devices.findIndex(({ kernels }) => kernels.length > 0) : 0
-    const context = new Context({ device })
-    return { context, stream: new Stream(context), library: new KernelLibrary(context), backends: new Map() }
+    return machineOn(new Context({ device }))
   }
   afterAll(async () => {
-    if (machine) await closeBackends(machine)
-    machine?.library[Symbol.dispose]()
-    machine?.stream[Symbol.dispose]()
+    if (machine) await close(machine)
     machine?.context[Symbol.dispose]()
   })
   for (const [name, run] of cases) {
