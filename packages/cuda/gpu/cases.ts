@@ -18,6 +18,14 @@ const decodes: readonly DecodeCase[] = [
   { hQ: 3, sQ: 4, pageSize: 1, lengths },
   { hQ: 64, sQ: 2, pageSize: 32, lengths },
   { hQ: 128, sQ: 1, pageSize: 64, lengths: many(9, 800) },
+  { dtype: 'f16', hQ: 16, sQ: 1, pageSize: 64, lengths },
+  { dtype: 'f16', hQ: 33, sQ: 2, pageSize: 1, lengths },
+  { outDtype: 'f32', hQ: 40, sQ: 1, pageSize: 64, lengths },
+  { dtype: 'f16', outDtype: 'f32', hQ: 128, sQ: 1, pageSize: 32, lengths },
+  // As many queries of each sequence as it has: none, one or several, and more than tokens.
+  { hQ: 16, sQ: 3, queries: [2, 3, 1, 0, 2], pageSize: 64, lengths },
+  { hQ: 36, sQ: 4, queries: [0, 4, 0, 3, 1], pageSize: 16, lengths },
+  { dtype: 'f16', outDtype: 'f32', hQ: 72, sQ: 2, queries: [1, 0, 2, 1, 2], pageSize: 128, lengths },
   // Tiles in few parts each, which the decode kernel merges itself.
   { hQ: 16, sQ: 1, pageSize: 64, lengths: many(30, 700) },
   { hQ: 24, sQ: 1, pageSize: 64, lengths: many(20, 700) },
@@ -39,10 +47,11 @@ const decodes: readonly DecodeCase[] = [
 export const decodesOf = (most: number): readonly Case[] =>
   decodes
     .filter((given) => given.lengths.reduce((sum, n) => sum + n) * given.sQ * given.hQ <= most)
-    .map((given) => [
-      `decode of ${given.lengths.length}, heads ${given.hQ}, rows ${given.sQ}, page ${given.pageSize}`,
-      (machine) => checkDecode(machine, given),
-    ])
+    .map((given) => {
+      const { dtype = 'bf16', outDtype = dtype, lengths, hQ, sQ, queries = sQ, pageSize } = given
+      const name = `decode of ${lengths.length}, ${dtype} to ${outDtype}, heads ${hQ}, rows ${queries}, page ${pageSize}`
+      return [name, (machine) => checkDecode(machine, given)]
+    })
 
 /** What needs a device, by name; each throws what is wrong and returns what it measured. */
 export const cases: readonly Case[] = [

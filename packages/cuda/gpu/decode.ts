@@ -1,4 +1,4 @@
-import { bf16Format, bf16ToFloat, floatToBf16, fp8V32Format } from '@flashmla/latent'
+import { bf16Format, bf16ToFloat, floatToBf16, fp8V32Format, halfToFloat } from '@flashmla/latent'
 import { append, copy, DeviceMemory, decode, download, Graph, planDecode, Stream, upload } from '../src/index'
 import type { Machine } from './machine'
 
@@ -23,11 +23,28 @@ export function read<T extends ArrayBufferView>(stream: Stream, memory: DeviceMe
   return target
 }
 
-const rounded = (source: Float32Array) => Uint16Array.from(source, floatToBf16)
+/** The 16-bit word of a value that bf16 has too, and of NaN; what is below 2⁻¹⁴ becomes 0. */
+function halfOf(value: number): number {
+  if (Number.isNaN(value)) return 0x7e00
+  const word = floatToBf16(value)
+  const exponent = ((word >> 7) & 0xff) - 127 + 15
+  return exponent <= 0 ? 0 : ((word >> 15) << 15) | (exponent << 10) | ((word & 0x7f) << 3)
+}
+const WORDS = {
+  bf16: { of: floatToBf16, value: bf16ToFloat },
+  f16: { of: halfOf, value: halfToFloat },
+}
 
 export interface DecodeCase {
+  /** bf16 without it. */
+  dtype?: keyof typeof WORDS
+  /** The queries' without it. */
+  outDtype?: 'f32'
   hQ: number
+  /** Query rows of each sequence, or the most of them. */
   sQ: number
+  /** Query rows of each sequence, where they differ. */
+  queries?: number[]
   pageSize: number
   lengths: number[]
   expectedTokens?: number
@@ -35,12 +52,16 @@ export interface DecodeCase {
 }
 
 /** Inputs of a case: pages in shuffled order, every slot that must not be read NaN, block ids past the end absurd. */
-export function inputs({ hQ, sQ, pageSize, lengths }: DecodeCase) {
+export function inputs({ dtype = 'bf16', hQ, sQ, queries, pageSize, lengths }: DecodeCase) {
+  const { of } = WORDS[dtype]
+  const rounded = (source: Float32Array) => Uint16Array.from(source, of)
+  const queryStart = Int32Array.of(0, ...lengths)
+  for (const s of lengths.keys()) queryStart[s + 1] = queryStart[s]! + (queries?.[s] ?? sQ)
   const pages = lengths.map((length) => Math.ceil(length / pageSize))
   const numBlocks = pages.reduce((a, b) => a + b, 1)
   const stride = Math.max(...pages, 1)
-  const q = rounded(values(lengths.length * sQ * hQ * 576, 7))
-  const kv = new Uint16Array(numBlocks * pageSize * 576).fill(0x7fc0)
+  const q = rounded(values(queryStart.at(-1)! * hQ * 576, 7))
+  const kv = new Uint16Array(numBlocks * pageSize * 576).fill(of(Number.NaN))
   const table = new Int32Array(lengths.length * stride).fill(0x7fff_ffff)
   const row = rounded(values(576 * 64, 11))
   let block = numBlocks - 1
@@ -52,24 +73,25 @@ export function inputs({ hQ, sQ, pageSize, lengths }: DecodeCase) {
       for (let c = 0; c < 576; c++) kv[slot * 576 + c] = row[from + ((c * 7 + t) % 576)]!
     }
   }
-  return { q, kv, table, stride, numBlocks, seqLens: Int32Array.from(lengths) }
+  return { q, kv, table, stride, numBlocks, queryStart, seqLens: Int32Array.from(lengths) }
 }
 
 /** Float64 attention of one case: out and natural-log sums. */
-function expected(given: DecodeCase, { q, kv, table, stride }: ReturnType<typeof inputs>, scale: number) {
-  const { hQ, sQ, pageSize, lengths } = given
-  const qf = Float64Array.from(q, bf16ToFloat)
-  const kvf = Float64Array.from(kv, bf16ToFloat)
-  const out = new Float64Array(lengths.length * sQ * hQ * 512)
-  const lse = new Float64Array(lengths.length * sQ * hQ)
+function expected(given: DecodeCase, { q, kv, table, stride, queryStart }: ReturnType<typeof inputs>, scale: number) {
+  const { dtype = 'bf16', hQ, pageSize, lengths } = given
+  const qf = Float64Array.from(q, WORDS[dtype].value)
+  const kvf = Float64Array.from(kv, WORDS[dtype].value)
+  const out = new Float64Array((q.length / 576) * 512)
+  const lse = new Float64Array(q.length / 576)
   for (const [s, length] of lengths.entries()) {
     const base = Array.from(
       { length },
       (_, t) => (table[s * stride + Math.floor(t / pageSize)]! * pageSize + (t % pageSize)) * 576,
     )
-    for (let i = 0; i < sQ * hQ; i++) {
-      const row = s * sQ * hQ + i
-      const visible = Math.max(length - sQ + Math.floor(i / hQ) + 1, 0)
+    const queries = queryStart[s + 1]! - queryStart[s]!
+    for (let i = 0; i < queries * hQ; i++) {
+      const row = queryStart[s]! * hQ + i
+      const visible = Math.max(length - queries + Math.floor(i / hQ) + 1, 0)
       const scores = base.slice(0, visible).map((at) => {
         let sum = 0
         for (let c = 0; c < 576; c++) sum += qf[row * 576 + c]! * kvf[at + c]!
@@ -87,10 +109,10 @@ function expected(given: DecodeCase, { q, kv, table, stride }: ReturnType<typeof
 }
 
 /** @throws when the results differ by more than the tolerances of the kernels: 5e-3 relative L2, 1e-4 of the log-sum-exp */
-function compare(what: string, out: Uint16Array, lse: Float32Array, right: ReturnType<typeof expected>): string {
+function compare(what: string, out: Float32Array, lse: Float32Array, right: ReturnType<typeof expected>): string {
   let [difference, norm, worst] = [0, 0, 0]
   for (const [i, value] of right.out.entries()) {
-    const found = bf16ToFloat(out[i]!)
+    const found = out[i]!
     if (Number.isNaN(found)) throw new Error(`${what}: out[${i}] is NaN`)
     difference += (found - value) ** 2
     norm += value ** 2
@@ -105,21 +127,30 @@ function compare(what: string, out: Uint16Array, lse: Float32Array, right: Retur
 export function checkDecode({ stream, library }: Machine, given: DecodeCase): string {
   const scale = 576 ** -0.5
   const input = inputs(given)
-  const rows = given.lengths.length * given.sQ * given.hQ
+  const { dtype = 'bf16', outDtype = dtype } = given
+  const rows = input.q.length / 576
   using q = memoryOf(stream, input.q)
   using kv = memoryOf(stream, input.kv)
   using blockTable = memoryOf(stream, input.table)
   using seqLens = memoryOf(stream, input.seqLens)
-  using out = new DeviceMemory(stream, rows * 1024)
+  using out = new DeviceMemory(stream, rows * 512 * (outDtype === 'f32' ? 4 : 2))
   using lse = new DeviceMemory(stream, rows * 4)
+  using starts = memoryOf(stream, input.queryStart)
   const { numBlocks, stride: blockTableStride } = input
   const tensors = { q, kv, numBlocks, blockTable, blockTableStride, seqLens, out, lse, scale }
-  using plan = planDecode(library, stream, { dtype: 'bf16', batch: given.lengths.length, ...given })
-  decode(plan, tensors)
-  const result = () =>
-    [read(stream, out, new Uint16Array(rows * 512)), read(stream, lse, new Float32Array(rows))] as const
+  const ragged = given.queries ? { totalQueries: input.queryStart.at(-1)! } : {}
+  using plan = planDecode(library, stream, { dtype, batch: given.lengths.length, ...given, ...ragged })
+  const all = given.queries ? { ...tensors, queryStart: starts } : tensors
+  decode(plan, all)
+  const result = () => {
+    const found =
+      outDtype === 'f32'
+        ? read(stream, out, new Float32Array(rows * 512))
+        : Float32Array.from(read(stream, out, new Uint16Array(rows * 512)), WORDS[outDtype].value)
+    return [found, read(stream, lse, new Float32Array(rows))] as const
+  }
   const direct = compare(plan.symbol, ...result(), expected(given, input, scale))
-  using graph = new Graph(stream, () => decode(plan, tensors))
+  using graph = new Graph(stream, () => decode(plan, all))
   const shorter = { ...given, lengths: given.lengths.map((length) => Math.floor(length / 2)) }
   upload(stream, seqLens, Int32Array.from(shorter.lengths))
   graph.replay(stream)
