@@ -1,12 +1,13 @@
 // What only a process of its own can show: the built probe, a crash in native code, the report at exit.
 import { execFile } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from 'tsup'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { probe } from './probe'
+import { hostDriver } from './testing/host-program'
 
 const run = promisify(execFile)
 const source = fileURLToPath(new URL('.', import.meta.url))
@@ -40,6 +41,22 @@ test('the probe of the package answers from its child process, driver or not', a
   if (found.available) expect(found.driverVersion).toMatch(/^\d+\.\d+$/)
   else expect(found.reason).not.toMatch(/probe (ended|did not answer|could not)/)
 })
+
+const driver = hostDriver()
+test.skipIf(!driver)(
+  'the probe of the package finds a driver where the loader does, and what its device runs',
+  async () => {
+    vi.stubEnv('LD_LIBRARY_PATH', dirname(driver!))
+    const found = await probe({ script: join(built, 'probe.mjs') })
+    vi.unstubAllEnvs()
+    expect(found).toMatchObject({
+      available: true,
+      driverVersion: '13.0',
+      devices: [{ name: 'host', multiprocessors: 6 }],
+    })
+    if (found.available) expect(found.devices[0]!.kernels).toContain('mla_decode_portable_bf16')
+  },
+)
 
 test.skipIf(process.platform === 'win32')(
   'a segmentation fault in native code stays in the child process',

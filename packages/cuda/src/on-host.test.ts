@@ -7,9 +7,9 @@ import { fewLogits } from '../gpu/engine'
 import { type Case, close, type Machine, machineOn } from '../gpu/machine'
 import { bind, openLibrary } from './driver/api'
 import { Context, Driver } from './index'
-import { hostLibrary } from './testing/host-program'
+import { hostDriver } from './testing/host-program'
 
-const library = hostLibrary('driver')
+const library = hostDriver()
 
 describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux and GCC', () => {
   let machine: Machine | undefined

@@ -9,11 +9,11 @@ import { afterAll } from 'vitest'
 const sources = fileURLToPath(new URL('../../../../kernels/test', import.meta.url))
 
 /** The file that a source of kernels/test is compiled to; undefined where there is no compiler for it. Gone after the file's tests. */
-function compiled(name: string, options: readonly string[] = []): string | undefined {
+function compiled(name: string, as = name, options: readonly string[] = []): string | undefined {
   if (process.platform !== 'linux') return undefined
   const folder = mkdtempSync(join(tmpdir(), `flashmla-${name}-`))
   afterAll(() => rmSync(folder, { recursive: true }))
-  const file = join(folder, name)
+  const file = join(folder, as)
   try {
     const given = ['-std=c++17', '-O2', ...options, '-I', sources, '-o', file, join(sources, `${name}.cpp`)]
     execFileSync('c++', given, { stdio: 'ignore' })
@@ -33,7 +33,7 @@ export function hostProgram(name: string): ((lines: readonly string[]) => string
   }
 }
 
-/** The library of kernels/test; undefined where it can't be compiled. */
-export function hostLibrary(name: string): string | undefined {
-  return compiled(name, ['-shared', '-fPIC', '-fno-extern-tls-init'])
+/** The driver of kernels/test, called as the real one; undefined where it can't be compiled. */
+export function hostDriver(): string | undefined {
+  return compiled('driver', 'libcuda.so.1', ['-shared', '-fPIC', '-fno-extern-tls-init'])
 }
