@@ -89,7 +89,6 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
 }
 
 // One stage over tiles of 64 sorted pairs. Grid (tiles at most, ceil(columns / 64)), 128 threads.
-template <bool kWide>
 __device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
   const int index = blockIdx.x;
   if (index >= p.tiles[p.count]) return;
@@ -112,16 +111,11 @@ __device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
   tile.dtype = expert.dtypes[p.stage];
   tile.o = down ? p.hidden : p.inner;
   tile.i = down ? p.inner : p.hidden;
-  tile.column = int64_t(blockIdx.y) * (kWide ? kWideTile : kTile);
+  tile.column = int64_t(blockIdx.y) * kTile;
   tile.out_stride = tile.o;
   tile.out = (p.stage == 0 ? p.gate : p.stage == 1 ? p.up : p.down) + first * tile.o;
   tile.vector = p.vector != 0;
-  if constexpr (kWide) {
-    __shared__ __align__(16) MmaShared<kTile, kWideTile> shared;
-    tile_mma<32>(tile, shared);
-  } else {
-    tile_product(tile);
-  }
+  tile_product(tile);
 }
 
 // out[r] += Σ_c weights[r, c] * down[place[r, c]]. Grid (n, ceil(hidden / 256)), 256 threads.

@@ -1,4 +1,4 @@
-import { contract, fastAttention, largeCache, wideTiles } from './backend'
+import { contract, fastAttention, largeCache } from './backend'
 import { checkAppend, checkCopies, checkDecode, type DecodeCase, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
@@ -63,7 +63,6 @@ export const cases: readonly Case[] = [
   ...contract,
   ...fastAttention,
   largeCache,
-  wideTiles,
   ...engine,
   ...rates,
 ]

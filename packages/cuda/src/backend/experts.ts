@@ -4,7 +4,7 @@ import { upload } from '../driver/copy'
 import type { DeviceMemory } from '../driver/memory'
 import { EXPERT_BYTES, MlaElementsParams, MlaExpertParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
-import { TILE, WIDE_TILE } from './linear'
+import { TILE } from './linear'
 import type { CudaTensor } from './tensor'
 import { columnsOf, rowsOf } from './tensor'
 import { type CudaWeight, ownWeight } from './weight'
@@ -17,8 +17,6 @@ const MOST_SORTED = 1024
 interface Table {
   readonly matrices: readonly CudaWeight[]
   readonly memory: DeviceMemory
-  /** Whether all matrices are bf16. */
-  readonly halves: boolean
 }
 
 /** Tables of a layer's matrices in device memory, made on first use, freed with the layer's first weight. */
@@ -29,13 +27,13 @@ export class ExpertTables {
   constructor(private readonly device: BackendDevice) {}
 
   /** @throws DisposedError when a matrix is gone, InvalidArgumentError when the experts differ in shape */
-  of(experts: readonly ExpertWeights[]): Table {
+  address(experts: readonly ExpertWeights[]): bigint {
     const matrices = experts.flatMap(({ gate, up, down }) => [gate, up, down].map((w) => ownWeight(this.device, w)))
     for (const matrix of matrices) void matrix.address
     const first = matrices[0]!
     const tables = this.#tables.get(first) ?? []
     const known = tables.find((table) => isOf(table, matrices))
-    if (known) return known
+    if (known) return known.memory.address
     const shape = String(experts[0]!.gate.shape)
     const other = experts.findIndex(({ gate }) => String(gate.shape) !== shape)
     if (other >= 0)
@@ -52,13 +50,12 @@ export class ExpertTables {
     }
     const memory = this.device.allocate(bytes.byteLength)
     upload(this.device.stream, memory, bytes)
-    const table = { matrices, memory, halves: matrices.every(({ dtype }) => dtype === 'bf16') }
-    this.#tables.set(first, [...tables, table])
+    this.#tables.set(first, [...tables, { matrices, memory }])
     first.onDispose(() => {
       this.#tables.delete(first)
       this.device.free(memory)
     })
-    return table
+    return memory.address
   }
 }
 
@@ -87,12 +84,12 @@ export function runExperts(
   const many = pairs > FEW_PAIRS * count
   if (many && count > MOST_SORTED)
     throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
-  const table = tables.of(experts)
+  const table = tables.address(experts)
   const inner = experts[0]!.gate.shape[0]!
   const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
   const values = {
     ...addresses,
-    experts: table.memory.address,
+    experts: table,
     gate: work('gate', pairs * inner),
     up: many ? work('up', pairs * inner) : null,
     down: many ? work('down', pairs * hidden) : null,
@@ -116,12 +113,9 @@ export function runExperts(
     return
   }
   const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
-  const [symbol, tile] = table.halves
-    ? (['mla_expert_tiles_half', WIDE_TILE] as const)
-    : (['mla_expert_tiles', TILE] as const)
   run('mla_expert_sort', [1, 1])
-  run(symbol, [tiles, Math.ceil(inner / tile)])
-  run(symbol, [tiles, Math.ceil(inner / tile)], { stage: 1 })
+  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)])
+  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)], { stage: 1 })
   const elements = pairs * inner
   device.run('mla_silu_mul', MlaElementsParams, [Math.ceil(elements / 1024), 1], {
     out: values.gate,
@@ -129,6 +123,6 @@ export function runExperts(
     b: values.up,
     n: elements,
   })
-  run(symbol, [tiles, Math.ceil(hidden / tile)], { stage: 2 })
+  run('mla_expert_tiles', [tiles, Math.ceil(hidden / TILE)], { stage: 2 })
   run('mla_expert_sum', [n, Math.ceil(hidden / 256)])
 }

@@ -4,8 +4,6 @@ import type { CudaWeight } from './weight'
 
 /** Rows and columns of a tile of mla_linear_many and mla_expert_tiles. */
 export const TILE = 64
-/** The same of mla_linear_wide, and columns of mla_expert_tiles_half: bf16 weights, and each value that is loaded is used twice as often. */
-export const WIDE_TILE = 128
 /** Most rows for which a warp reads its weight rows for itself: past it tiles that share weights are faster. */
 const FEW_ROWS = 16
 /** The same where the tensor cores take bf16 weights as they are read, and the outputs of a block then. */
@@ -60,11 +58,6 @@ export function runLinear(device: BackendDevice, product: Product): void {
     const few = FEW.find(({ rows }) => n <= rows) ?? FEW[2]
     const grid = [Math.ceil(o / few.outputs), Math.ceil(n / few.rows), heads] as const
     device.run(few.symbol, MlaLinearParams, grid, values)
-    return
-  }
-  const wide = [Math.ceil(n / WIDE_TILE), Math.ceil(o / WIDE_TILE), heads] as const
-  if (weight.dtype === 'bf16' && wide[0] * wide[1] * heads >= device.context.device.multiprocessors) {
-    device.run('mla_linear_wide', MlaLinearParams, wide, values)
     return
   }
   device.run('mla_linear_many', MlaLinearParams, [Math.ceil(n / TILE), Math.ceil(o / TILE), heads], values)
