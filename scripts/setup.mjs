@@ -23,7 +23,9 @@ export function turbo(task, logs = 'errors-only') {
 }
 
 export function install() {
-  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () => pnpm('install', '--frozen-lockfile'))
+  once('install', ['pnpm-lock.yaml', 'package.json', ...manifests()], () =>
+    pnpm('install', '--frozen-lockfile', '--loglevel=error'),
+  )
 }
 
 /** Installs and builds what changed since the last time: the stamp is a hash of the lockfile and of every source. */
