@@ -81,9 +81,9 @@ namespace block {
 
 constexpr int kMost = 1024, kWarp = 32;
 struct Thread {
-  ucontext_t start;
-  jmp_buf at;  // once it has started: unlike a context, it is switched to without a system call
-  bool made, started, ended;
+  std::vector<char> stack;  // of one that has started
+  jmp_buf at;               // where it goes on: unlike a context, it is switched to without a system call
+  bool ended;
 };
 inline Thread threads[kMost];
 inline jmp_buf caller;
@@ -111,14 +111,24 @@ struct Meeting {
 };
 inline Meeting all, warps[kMost / kWarp];
 
+void enter();
+[[noreturn]] inline void start(Thread& thread) {
+  thread.stack.resize(1 << 16);
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = thread.stack.data();
+  context.uc_stack.ss_size = thread.stack.size();
+  makecontext(&context, enter, 0);
+  setcontext(&context);
+  std::abort();
+}
 inline void switch_to(jmp_buf& from, int number) {
   if (_setjmp(from) != 0) return;
   running = number;
   threadIdx.x = number;
   Thread& thread = threads[number];
-  if (thread.started) _longjmp(thread.at, 1);
-  thread.started = true;
-  setcontext(&thread.start);
+  if (thread.stack.empty()) start(thread);
+  _longjmp(thread.at, 1);
 }
 inline Meeting& own_warp() { return warps[running / kWarp]; }
 // Lets another thread of those that meet run, if it has not ended; whether there was one.
@@ -151,18 +161,9 @@ inline void enter() {
     if (!yield(all) && _setjmp(mine.at) == 0) _longjmp(caller, 1);
   }
 }
-inline void make(Thread& thread, std::vector<char>& stack) {
-  stack.resize(1 << 16);
-  getcontext(&thread.start);
-  thread.start.uc_stack.ss_sp = stack.data();
-  thread.start.uc_stack.ss_size = stack.size();
-  makecontext(&thread.start, enter, 0);
-  thread.made = true;
-}
 
 // Runs a kernel's function in all threads of all blocks.
 inline void launch(Index grid, int size, std::function<void()> function) {
-  static std::vector<std::vector<char>> stacks(kMost);
   body = std::move(function);
   gridDim = grid;
   blockDim = {unsigned(size), 1, 1};
@@ -172,10 +173,7 @@ inline void launch(Index grid, int size, std::function<void()> function) {
         blockIdx = {x, y, z};
         all.start(0, size);
         for (int first = 0; first < size; first += kWarp) warps[first / kWarp].start(first, min(kWarp, size - first));
-        for (int i = 0; i < size; ++i) {
-          threads[i].ended = false;
-          if (!threads[i].made) make(threads[i], stacks[i]);
-        }
+        for (int i = 0; i < size; ++i) threads[i].ended = false;
         switch_to(caller, 0);
       }
     }

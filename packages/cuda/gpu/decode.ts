@@ -55,7 +55,7 @@ export interface DecodeCase {
 export function inputs({ dtype = 'bf16', hQ, sQ, queries, pageSize, lengths }: DecodeCase) {
   const { of } = WORDS[dtype]
   const rounded = (source: Float32Array) => Uint16Array.from(source, of)
-  const queryStart = Int32Array.of(0, ...lengths)
+  const queryStart = new Int32Array(lengths.length + 1)
   for (const s of lengths.keys()) queryStart[s + 1] = queryStart[s]! + (queries?.[s] ?? sQ)
   const pages = lengths.map((length) => Math.ceil(length / pageSize))
   const numBlocks = pages.reduce((a, b) => a + b, 1)

@@ -9,6 +9,7 @@ export interface Machine {
   readonly backends: Map<string, Promise<CudaBackend>>
 }
 
+/** A stream, the kernels and no backend yet, on a context that stays the caller's. */
 export function machineOn(context: Context): Machine {
   return { context, stream: new Stream(context), library: new KernelLibrary(context), backends: new Map() }
 }

@@ -26,7 +26,8 @@ describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux an
     ['copies', checkCopies],
     ['append', checkAppend],
     ...decodesOf(60_000),
-    ...contract.filter(([name]) => !/^contract, bf16 weights: (attention|cache|batch)/.test(name)), // weights are nothing to those
+    ...contract('f32'),
+    ...contract('bf16', /^(?!attention|cache|batch)/), // weights are nothing to those
     ...fastAttention,
     ...fewLogits,
   ]
