@@ -50,10 +50,12 @@ const model = [
   ['mla_linear_mma_16', 256],
   ['mla_linear_mma_32', 256],
   ['mla_linear_many', 128],
+  ['mla_linear_half', 256],
   ['mla_expert_up', 256],
   ['mla_expert_down', 256],
   ['mla_expert_sort', 1024],
   ['mla_expert_tiles', 128],
+  ['mla_expert_tiles_half', 256],
   ['mla_expert_sum', 256],
   ['mla_append_rows', 128],
   ['mla_attend', 256],
@@ -61,6 +63,18 @@ const model = [
   ['mla_gather_latents', 256],
   ['mla_attend_naive', 128],
 ].map(([symbol, threads]) => plain(symbol, threads))
+
+/** Bytes of shared memory as linear/config.h has them. */
+const product = (symbol, rows, outputs, stages) =>
+  plain(symbol, 384, { sharedBytes: 1024 + stages * (rows * 256 + outputs * 128 + 16) + 8 * rows })
+const products = [
+  product('mla_linear_64x64', 64, 64, 8),
+  product('mla_linear_64x128', 64, 128, 6),
+  product('mla_linear_64x256', 64, 256, 4),
+  product('mla_linear_128x256', 128, 256, 3),
+  product('mla_expert_tiles_64x128', 64, 128, 6),
+  product('mla_expert_tiles_64x256', 64, 256, 4),
+]
 
 /** Each module: its file, source, compiler flags, target and kernels. */
 const modules = [
@@ -93,6 +107,13 @@ const modules = [
         ['', '_ragged'].map((kind) => plain(`mla_combine_${rows}${kind}`, 128)),
       ),
     ],
+  },
+  {
+    module: 'mla_linear_sm90.cubin',
+    source: 'sm90/linear/instantiations.cu',
+    target: 'sm_90a',
+    flags: SM90,
+    kernels: products,
   },
   {
     module: 'mla_decode_portable.ptx',

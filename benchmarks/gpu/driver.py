@@ -92,13 +92,14 @@ def load_manifest(folder=CUBIN):
 KERNELS = load_manifest()
 
 
-def launch(symbol, module, grid, args, programmatic=False):
+def launch(symbol, module, grid, args, programmatic=False, cluster=None):
     """args: ctypes structures and TensorMaps, in order."""
     f = function(symbol, module)
     k = KERNELS[(symbol, module)]
     attrs = []
-    if k['cluster'] > 1:
-        attrs.append(Attribute(4, 0, (C.c_uint32 * 16)(k['cluster'], 1, 1)))
+    cluster = cluster or k['cluster']
+    if cluster > 1:
+        attrs.append(Attribute(4, 0, (C.c_uint32 * 16)(cluster, 1, 1)))
     if programmatic:
         attrs.append(Attribute(6, 0, (C.c_uint32 * 16)(1)))
     array = (Attribute * max(1, len(attrs)))(*attrs)

@@ -117,8 +117,9 @@ struct MlaLinearParams {
   int32_t weight_dtype;        //  68 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
   int32_t vector;              //  72 1: rows of x and weight start at multiples of 16 bytes
   int32_t reserved;            //  76 0
+  const void* weight_map;      //  80 the weight [heads * o, i] as a tensor map in device memory, boxes of 64 x 64; Hopper's tiles only
 };
-static_assert(sizeof(MlaLinearParams) == 80, "mirrored on the host");
+static_assert(sizeof(MlaLinearParams) == 88, "mirrored on the host");
 
 // One expert's matrices, as a table in device memory.
 struct MlaExpert {
@@ -127,8 +128,9 @@ struct MlaExpert {
   const void* down;            //  16 [hidden, inner]
   int32_t dtypes[3];           //  24 of gate, up and down: FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
   int32_t reserved;            //  36
+  const void* maps[3];         //  40 tensor maps of gate, up and down, as weight_map of MlaLinearParams
 };
-static_assert(sizeof(MlaExpert) == 40, "mirrored on the host");
+static_assert(sizeof(MlaExpert) == 64, "mirrored on the host");
 
 // mla_expert_*: out[r] += sum_c weights[r, c] * down(silu(gate x[r]) * up x[r]) of expert ids[r, c]. pairs = n * choices.
 // Few pairs: mla_expert_up, mla_expert_down. Many: mla_expert_sort, mla_expert_tiles (gate, up), mla_silu_mul, mla_expert_tiles

@@ -54,9 +54,10 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
     ids[thread] = first + thread < pairs ? p.ids[first + thread] : -1;
     __syncthreads();
     const int n = min(1024, pairs - first);
+    if (thread >= p.count) continue;
+#pragma unroll 8
     for (int i = 0; i < n; ++i) count += ids[i] == thread;
   }
-  if (thread >= p.count) count = 0;
   sums[0][thread] = count;
   sums[1][thread] = (count + kTile - 1) / kTile;
   for (int d = 1; d < 1024; d <<= 1) {
@@ -80,6 +81,7 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
     __syncthreads();
     const int n = min(1024, pairs - first);
     if (thread >= p.count) continue;
+#pragma unroll 8
     for (int i = 0; i < n; ++i) {
       if (ids[i] != thread) continue;
       p.order[at] = first + i;
@@ -88,10 +90,9 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
   }
 }
 
-// One stage over tiles of 64 sorted pairs. Grid (tiles at most, ceil(columns / 64)), 128 threads.
-__device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
-  const int index = blockIdx.x;
-  if (index >= p.tiles[p.count]) return;
+// Tile `index` of 64 sorted pairs, and tile `column_tile` of `columns` of one stage's outputs. False when there are fewer.
+__device__ __forceinline__ bool expert_tile(const MlaExpertParams& p, int index, int64_t column_tile, int columns, TileProduct& tile) {
+  if (index >= p.tiles[p.count]) return false;
   int low = 0, high = p.count - 1;  // the last expert whose first tile is at most this one
   while (low < high) {
     const int middle = (low + high + 1) >> 1;
@@ -101,7 +102,6 @@ __device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
   const int first = p.starts[low] + (index - p.tiles[low]) * kTile;
   const MlaExpert& expert = p.experts[low];
   const bool down = p.stage == 2;
-  TileProduct tile;
   tile.rows = min(kTile, p.starts[low + 1] - first);
   tile.x = down ? p.gate + first * p.inner : p.x;
   tile.x_stride = down ? p.inner : p.hidden;
@@ -109,13 +109,28 @@ __device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
   tile.map_divisor = p.choices;
   tile.weight = p.stage == 0 ? expert.gate : p.stage == 1 ? expert.up : expert.down;
   tile.dtype = expert.dtypes[p.stage];
+  tile.weight_map = expert.maps[p.stage];
+  tile.weight_row = 0;
   tile.o = down ? p.hidden : p.inner;
   tile.i = down ? p.inner : p.hidden;
-  tile.column = int64_t(blockIdx.y) * kTile;
+  tile.column = column_tile * columns;
   tile.out_stride = tile.o;
   tile.out = (p.stage == 0 ? p.gate : p.stage == 1 ? p.up : p.down) + first * tile.o;
   tile.vector = p.vector != 0;
-  tile_product(tile);
+  return true;
+}
+
+// Grid (tiles at most, ceil(columns / 64)), 128 threads.
+__device__ __forceinline__ void expert_tiles(const MlaExpertParams& p) {
+  TileProduct tile;
+  if (expert_tile(p, blockIdx.x, blockIdx.y, kTile, tile)) tile_product(tile);
+}
+
+// The same with bf16 weights and twice the columns. Grid (tiles at most, ceil(columns / 128)), 256 threads.
+__device__ __forceinline__ void expert_tiles_half(const MlaExpertParams& p) {
+  __shared__ __align__(16) MmaShared<kWideTile> shared;
+  TileProduct tile;
+  if (expert_tile(p, blockIdx.x, blockIdx.y, kWideTile, tile)) tile_mma(tile, shared);
 }
 
 // out[r] += Σ_c weights[r, c] * down[place[r, c]]. Grid (n, ceil(hidden / 256)), 256 threads.

@@ -1,4 +1,4 @@
-// A 64 x 64 tile of a product with many rows, by a block of 128 threads.
+// A tile of a product with many rows: 64 x 64 by a block of 128 threads, or 64 x 128 with bf16 weights by one of 256.
 //
 // bf16 weights: tensor cores. x is split into three bf16 parts, x = hi + mid + lo to 24 bits, so the product is as exact as in f32.
 // f32 weights: plain multiply-adds, 8 x 4 outputs a thread.
@@ -8,27 +8,11 @@
 #include "dot.h"
 #include "mma.h"
 #include "split.h"
+#include "tile_product.h"
 
 namespace flashmla {
 
-constexpr int kTile = 64, kTileThreads = 128;
-
-// out[r, j] = Σ_k x[row(r), k] * weight[j, k] for r < rows and columns [column, column + 64) of o.
-struct TileProduct {
-  const float* x;
-  int64_t x_stride;
-  const int32_t* map;  // source row of each row as map[r] / map_divisor, or null: r itself
-  int map_divisor;
-  int rows;
-  const void* weight;  // [o, i]
-  int dtype;
-  int64_t o, i, column;
-  float* out;
-  int64_t out_stride;
-  bool vector;
-
-  __device__ __forceinline__ const float* row(int r) const { return x + (map != nullptr ? int64_t(map[r] / map_divisor) : int64_t(r)) * x_stride; }
-};
+constexpr int kTile = 64, kWideTile = 128;
 
 // Four values from `k` on, zeros past `n`.
 __device__ __forceinline__ float4 load_four(const float* row, int64_t k, int64_t n, bool vector) {
@@ -39,34 +23,35 @@ __device__ __forceinline__ float4 load_four(const float* row, int64_t k, int64_t
 constexpr int kMmaStep = 32, kMmaStride = kMmaStep + 8;  // the padding keeps fragments free of bank conflicts
 constexpr int kFmaStep = 16, kFmaStride = kTile + 4;
 
-union TileShared {
-  struct {
-    uint16_t x[3][kTile][kMmaStride];
-    uint16_t w[kTile][kMmaStride];
-  } mma;
-  struct {
-    float x[kFmaStep][kFmaStride];
-    float w[kFmaStep][kFmaStride];
-  } fma;
+template <int kColumns>
+struct MmaShared {
+  uint16_t x[3][kTile][kMmaStride];
+  uint16_t w[kColumns][kMmaStride];
+};
+struct FmaShared {
+  float x[kFmaStep][kFmaStride];
+  float w[kFmaStep][kFmaStride];
 };
 
-__device__ __forceinline__ uint32_t pair_at(const uint16_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
-
-__device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& shared) {
-  auto& sh = shared.mma;
+// A warp takes 32 rows and 32 columns.
+template <int kColumns>
+__device__ __forceinline__ void tile_mma(const TileProduct& p, MmaShared<kColumns>& sh) {
+  constexpr int kSide = kColumns / 32, kThreads = kTile / 32 * kSide * 32, kProducts = 4;
+  constexpr int kRowLoads = kTile * 8 / kThreads, kWeightLoads = kColumns * 4 / kThreads;
+  static_assert(kMmaStep == 32 && kRowLoads * kThreads == kTile * 8 && kWeightLoads * kThreads == kColumns * 4);
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, g = lane >> 2, t = lane & 3;
-  const int row0 = (warp >> 1) * 32, column0 = (warp & 1) * 32;  // the warp's quarter
-  float4 next_x[4];
-  uint4 next_w[2];
+  const int row0 = warp / kSide * 32, column0 = warp % kSide * 32;
+  float4 next_x[kRowLoads];
+  uint4 next_w[kWeightLoads];
   const auto load = [&](int64_t k0) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int r = (thread >> 3) + 16 * j;
+    for (int j = 0; j < kRowLoads; ++j) {
+      const int r = (thread >> 3) + kThreads / 8 * j;
       next_x[j] = r < p.rows ? load_four(p.row(r), k0 + (thread & 7) * 4, p.i, p.vector) : make_float4(0.f, 0.f, 0.f, 0.f);
     }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int64_t c = p.column + (thread >> 2) + 32 * j, k = k0 + (thread & 3) * 8;
+    for (int j = 0; j < kWeightLoads; ++j) {
+      const int64_t c = p.column + (thread >> 2) + kThreads / 4 * j, k = k0 + (thread & 3) * 8;
       const uint16_t* w = static_cast<const uint16_t*>(p.weight) + c * p.i;
       next_w[j] = make_uint4(0u, 0u, 0u, 0u);
       if (c >= p.o) continue;
@@ -82,19 +67,19 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& share
   };
   const auto store = [&]() {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < kRowLoads; ++j) {
       uint32_t low[3], high[3];
       split_pair(next_x[j].x, next_x[j].y, low);
       split_pair(next_x[j].z, next_x[j].w, high);
 #pragma unroll
       for (int part = 0; part < 3; ++part) {
-        *reinterpret_cast<uint2*>(&sh.x[part][(thread >> 3) + 16 * j][(thread & 7) * 4]) = make_uint2(low[part], high[part]);
+        *reinterpret_cast<uint2*>(&sh.x[part][(thread >> 3) + kThreads / 8 * j][(thread & 7) * 4]) = make_uint2(low[part], high[part]);
       }
     }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) *reinterpret_cast<uint4*>(&sh.w[(thread >> 2) + 32 * j][(thread & 3) * 8]) = next_w[j];
+    for (int j = 0; j < kWeightLoads; ++j) *reinterpret_cast<uint4*>(&sh.w[(thread >> 2) + kThreads / 4 * j][(thread & 3) * 8]) = next_w[j];
   };
-  float acc[2][4][4] = {};
+  float acc[2][kProducts][4] = {};
   load(0);
   for (int64_t k0 = 0; k0 < p.i; k0 += kMmaStep) {
     __syncthreads();
@@ -103,21 +88,22 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& share
     if (k0 + kMmaStep < p.i) load(k0 + kMmaStep);
 #pragma unroll
     for (int k = 0; k < kMmaStep; k += 16) {
-      uint32_t b[4][2];
+      uint32_t b[kProducts / 2][4];  // of two products each
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const uint16_t* w = &sh.w[column0 + n * 8 + g][k + t * 2];
-        b[n][0] = pair_at(w);
-        b[n][1] = pair_at(w + 8);
+      for (int n = 0; n < kProducts / 2; ++n) {
+        load_matrices(b[n], &sh.w[column0 + n * 16 + (lane >> 4) * 8 + (lane & 7)][k + (lane >> 3 & 1) * 8]);
       }
 #pragma unroll
       for (int part = 2; part >= 0; --part) {  // the smallest first
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const uint16_t* x = &sh.x[part][row0 + m * 16 + g][k + t * 2];
-          const uint32_t a[4] = {pair_at(x), pair_at(x + 8 * kMmaStride), pair_at(x + 8), pair_at(x + 8 * kMmaStride + 8)};
+          uint32_t a[4];
+          load_matrices(a, &sh.x[part][row0 + m * 16 + (lane & 15)][k + (lane >> 4) * 8]);
 #pragma unroll
-          for (int n = 0; n < 4; ++n) mma_bf16(acc[m][n], a, b[n]);
+          for (int n = 0; n < kProducts; ++n) {
+            const uint32_t of[2] = {b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]};
+            mma_bf16(acc[m][n], a, of);
+          }
         }
       }
     }
@@ -125,7 +111,7 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& share
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < kProducts; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int r = row0 + m * 16 + g + (e >> 1) * 8;
@@ -136,8 +122,7 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, TileShared& share
   }
 }
 
-__device__ __forceinline__ void tile_fma(const TileProduct& p, TileShared& shared) {
-  auto& sh = shared.fma;
+__device__ __forceinline__ void tile_fma(const TileProduct& p, FmaShared& sh) {
   const int thread = threadIdx.x, row0 = (thread >> 4) * 8, column0 = (thread & 15) * 4;
   float4 next_x[2], next_w[2];
   const auto load = [&](int64_t k0) {
@@ -188,29 +173,21 @@ __device__ __forceinline__ void tile_fma(const TileProduct& p, TileShared& share
 }
 
 __device__ __forceinline__ void tile_product(const TileProduct& p) {
-  __shared__ __align__(16) TileShared shared;
-  if (p.dtype == FLASHMLA_VALUE_BF16) tile_mma(p, shared);
-  else tile_fma(p, shared);
+  __shared__ __align__(16) union {
+    MmaShared<kTile> mma;
+    FmaShared fma;
+  } shared;
+  if (p.dtype == FLASHMLA_VALUE_BF16) tile_mma(p, shared.mma);
+  else tile_fma(p, shared.fma);
 }
 
-// Grid (ceil(n / 64), ceil(o / 64), heads): the blocks of one weight tile run side by side.
-__device__ __forceinline__ void linear_many(const MlaLinearParams& p) {
-  const int64_t first = int64_t(blockIdx.x) * kTile, head = blockIdx.z;
-  TileProduct tile;
-  tile.x = p.x + first * p.x_stride + head * p.i;
-  tile.x_stride = p.x_stride;
-  tile.map = nullptr;
-  tile.map_divisor = 1;
-  tile.rows = int(min(int64_t(kTile), p.n - first));
-  tile.dtype = p.weight_dtype;
-  tile.weight = static_cast<const char*>(p.weight) + head * p.o * p.i * (p.weight_dtype == FLASHMLA_VALUE_BF16 ? 2 : 4);
-  tile.o = p.o;
-  tile.i = p.i;
-  tile.column = int64_t(blockIdx.y) * kTile;
-  tile.out = p.out + first * p.out_stride + head * p.o;
-  tile.out_stride = p.out_stride;
-  tile.vector = p.vector != 0;
-  tile_product(tile);
+// Grid (ceil(n / 64), ceil(o / 64), heads), 128 threads.
+__device__ __forceinline__ void linear_many(const MlaLinearParams& p) { tile_product(tile_of(p, blockIdx.x, kTile, blockIdx.y, kTile)); }
+
+// bf16 weights, with twice the columns: each value of x that is loaded is used twice as often. Grid (ceil(n / 64), ceil(o / 128), heads), 256 threads.
+__device__ __forceinline__ void linear_half(const MlaLinearParams& p) {
+  __shared__ __align__(16) MmaShared<kWideTile> shared;
+  tile_mma(tile_of(p, blockIdx.x, kTile, blockIdx.y, kWideTile), shared);
 }
 
 }  // namespace flashmla

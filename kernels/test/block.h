@@ -277,6 +277,12 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1
   }
 }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_16x8x16<Bf16>(d, a, b[0], b[1]); }
+// A lane's row of 16 bytes of four matrices of 8 x 8, and what it gets of them: two values of a row of each, or of a column.
+inline void load_matrices(uint32_t (&d)[4], const uint16_t* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();
+  const uint16_t* const* rows = block::exchange(row);
+  for (int i = 0; i < 4; ++i) std::memcpy(&d[i], rows[8 * i + lane_of_warp() / 4] + lane_of_warp() % 4 * 2, 4);
+}
 
 namespace portable {
 

@@ -1,5 +1,5 @@
 // Runs the products of the model graph (../model) on the host and compares them with float64, for a test to check.
-// In, a case a line:  linear KERNEL n heads o i type vector   or   experts KERNEL n hidden inner count choices type vector, KERNEL few or many
+// In, a case a line:  linear KERNEL n heads o i type vector   or   experts KERNEL n hidden inner count choices type vector, KERNEL few, many or half
 // Out, a line a case:  how far the results are apart at most, of the sum of the magnitudes; and words written that are not the kernel's
 #include "block.h"  // first: see there
 
@@ -78,7 +78,8 @@ bool linear(std::istream& in) {
   else if (kernel == "few_8") run(8, 16, false, 256, linear_few<8, 2>);
   else if (kernel == "mma_16") run(16, kMmaOutputs, false, 256, linear_mma<1>);
   else if (kernel == "mma_32") run(32, kMmaOutputs, false, 256, linear_mma<2>);
-  else if (kernel == "many") run(kTile, kTile, true, kTileThreads, linear_many);
+  else if (kernel == "many") run(kTile, kTile, true, 128, linear_many);
+  else if (kernel == "half") run(kTile, kWideTile, true, 256, linear_half);
   else return false;
   double worst = 0;
   int spoiled = 0;
@@ -118,13 +119,18 @@ bool experts(std::istream& in) {
   if (kernel == "few") {
     run(over(inner, 8), pairs, 256, expert_up);
     run(over(hidden, 8), n, 256, expert_down);
-  } else if (kernel == "many") {
+  } else if (kernel == "many" || kernel == "half") {
+    const bool wide = kernel == "half";
+    const auto tiles_of = [&](int columns) {
+      const unsigned most = min(pairs, pairs / kTile + count);
+      if (wide) run(most, over(columns, kWideTile), 256, expert_tiles_half);
+      else run(most, over(columns, kTile), 128, expert_tiles);
+    };
     run(1, 1, 1024, expert_sort);
-    const unsigned most = min(pairs, pairs / kTile + count);
-    for (p.stage = 0; p.stage < 2; ++p.stage) run(most, over(inner, kTile), kTileThreads, expert_tiles);
+    for (p.stage = 0; p.stage < 2; ++p.stage) tiles_of(inner);
     const MlaElementsParams elements = {gate.data(), gate.data(), up.data(), int64_t(pairs) * inner};
     block::launch({unsigned(over(pairs * inner, 1024)), 1, 1}, 256, [&] { silu_mul(elements); });
-    run(most, over(hidden, kTile), kTileThreads, expert_tiles);
+    tiles_of(hidden);
     run(n, over(hidden, 256), 256, expert_sum);
   } else {
     return false;

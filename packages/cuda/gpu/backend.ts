@@ -48,6 +48,52 @@ export const fastAttention: readonly Case[] = contractOf('fast attention', { att
   tolerance: { abs: 2e-2, rel: 2e-2, l2: 5e-3 },
 })
 
+/** Products with bf16 weights of every kind of tile, alone and shared by a cluster, some of their values beside float64. */
+async function checkTiles(machine: Machine): Promise<string> {
+  const backend = await backendOf(machine)
+  let worst = 0
+  for (const [n, heads, o, i] of [
+    [1, 1, 576, 7168],
+    [3, 16, 128, 512],
+    [5, 1, 7, 8],
+    [17, 1, 2048, 2048],
+    [70, 2, 129, 1000],
+    [129, 40, 130, 72],
+    [200, 1, 9001, 320],
+    [300, 1, 5700, 75],
+    [600, 1, 576, 4096],
+  ] as const) {
+    const words = new Uint16Array(new Uint32Array(values(heads * o * i, 7).buffer).map((word) => word >>> 16))
+    const weight = await backend.weight({
+      name: 'tiles',
+      dtype: 'bf16',
+      shape: [heads, o, i],
+      read: async (target) => target.set(new Uint8Array(words.buffer)),
+    })
+    const rows = values(n * heads * i, 9)
+    const [x, out] = [backend.tensor('f32', [n, heads, i]), backend.tensor('f32', [n, heads, o])]
+    backend.write(x, rows)
+    backend.headLinear(out, x, weight)
+    const found = await backend.read(out)
+    const value = (at: number) => new Float32Array(Uint32Array.of(words[at]! << 16).buffer)[0]!
+    for (let at = 0; at < found.length; at += at % 4999 === 0 ? 97 : 1 + ((at * 7) % 997)) {
+      const [r, h, j] = [Math.floor(at / (heads * o)), Math.floor(at / o) % heads, at % o]
+      let [sum, size] = [0, 0]
+      for (let k = 0; k < i; k++) {
+        const product = rows[(r * heads + h) * i + k]! * value((h * o + j) * i + k)
+        sum += product
+        size += Math.abs(product)
+      }
+      worst = Math.max(worst, Math.abs(found[at]! - sum) / size)
+      if (!(worst < 3e-6)) throw new Error(`${n} x ${heads} x ${o} x ${i}: out[${at}] is ${found[at]}, not ${sum}`)
+    }
+    for (const resource of [x, out, weight]) resource.dispose()
+  }
+  return `${worst.toExponential(1)} of the magnitudes apart at most`
+}
+
+export const tiles: Case = ['products in tiles', checkTiles]
+
 /** Rows at the end of a cache of 10 GB and 2.6 · 10⁹ values attend to the same bits as in a small one. */
 async function checkLargeCache(machine: Machine): Promise<string> {
   const backend = await backendOf(machine)

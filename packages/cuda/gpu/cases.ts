@@ -1,4 +1,4 @@
-import { contract, fastAttention, largeCache } from './backend'
+import { contract, fastAttention, largeCache, tiles } from './backend'
 import { checkAppend, checkCopies, checkDecode, type DecodeCase, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
@@ -64,6 +64,7 @@ export const cases: readonly Case[] = [
   ...contract('bf16'),
   ...fastAttention,
   largeCache,
+  tiles,
   ...engine,
   ...rates,
 ]

@@ -1,8 +1,9 @@
 // Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too. FLASHMLA_CASES runs
-// only the cases with that in their name.
+// only the cases with that in their name, and those that need gigabytes only then.
 import { Context, CudaUnavailableError } from '../src/index'
 import { cases } from './cases'
 import { close, machineOn } from './machine'
+import { large } from './v2-lite'
 
 function open(): Context {
   try {
@@ -19,7 +20,8 @@ const { device, driver } = context
 console.log(`${device.name}, ${device.multiprocessors} SMs, CUDA ${driver.version}, Node ${process.version}`)
 const machine = machineOn(context)
 console.log(machine.library.why)
-const wanted = cases.filter(([name]) => name.includes(process.env.FLASHMLA_CASES ?? ''))
+const name = process.env.FLASHMLA_CASES
+const wanted = name ? [...cases, ...large].filter((each) => each[0].includes(name)) : cases
 let failed = 0
 /** Cases kept of each group whose lines would be many. */
 const kept = new Map<string, number>()

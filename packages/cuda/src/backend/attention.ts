@@ -93,7 +93,7 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
     vector: cache.vector ? 1 : 0,
     reserved: 0,
   }
-  device.run('mla_attend', MlaAttendParams, plan.grid, values, sharedBytes)
+  device.run('mla_attend', MlaAttendParams, plan.grid, values, { sharedBytes })
   if (parts > 1) device.run('mla_attend_merge', MlaAttendParams, [t * h, 1], values)
 }
 

@@ -51,42 +51,6 @@ test('a driver that refuses the compiled kernels lets a caller fall back too', a
   expect([driver.live.size, api.retained.get(0)]).toEqual([0, 0])
 })
 
-test('a product takes the kernel of its rows, 16-byte loads only where rows are aligned', async () => {
-  const { backend, launched } = await fakeBackend()
-  const weight = await backend.weight(source([40, 24]))
-  const run = (n: number, offset = 0) => {
-    const x = backend.view(backend.tensor('f32', [n * 24 + offset]), [n, 24], offset)
-    const [launch] = launched(() => backend.linear(backend.tensor('f32', [n, 40]), x, weight))
-    return launch!
-  }
-  expect(run(1)).toMatchObject({ symbol: 'mla_linear_few_1', grid: [5, 1, 1], block: [256, 1, 1] })
-  expect(run(3)).toMatchObject({ symbol: 'mla_linear_few_4', grid: [3, 1, 1] })
-  expect(run(16)).toMatchObject({ symbol: 'mla_linear_few_8', grid: [3, 2, 1] })
-  expect(run(130)).toMatchObject({ symbol: 'mla_linear_many', grid: [3, 1, 1], block: [128, 1, 1] })
-  expect([field(run(2), 'vector'), field(run(2, 1), 'vector'), field(run(2), 'weight_dtype')]).toEqual([1, 0, 2])
-  const halves = await backend.weight(source([70, 64], 'bf16'))
-  const mma = (n: number) =>
-    launched(() => backend.linear(backend.tensor('f32', [n, 70]), backend.tensor('f32', [n, 64]), halves))[0]!
-  expect([1, 2, 16, 33, 65].map((n) => `${mma(n).symbol} ${mma(n).grid}`)).toEqual([
-    'mla_linear_few_1 9,1,1',
-    'mla_linear_mma_16 3,1,1',
-    'mla_linear_mma_16 3,1,1',
-    'mla_linear_mma_32 3,2,1',
-    'mla_linear_many 2,2,1',
-  ])
-  const stack = await backend.weight(source([5, 64, 16], 'bf16'))
-  const heads = launched(() =>
-    backend.headLinear(backend.tensor('f32', [20, 5, 64]), backend.tensor('f32', [20, 5, 16]), stack),
-  )[0]!
-  expect(heads.grid).toEqual([1, 1, 5])
-  expect(['n', 'o', 'i', 'x_stride', 'out_stride', 'heads', 'weight_dtype'].map((name) => field(heads, name))).toEqual([
-    20, 64, 16, 80, 320, 5, 0,
-  ])
-  expect(
-    launched(() => backend.linear(backend.tensor('f32', [0, 40]), backend.tensor('f32', [0, 24]), weight)),
-  ).toEqual([])
-})
-
 test('weights are kept as asked for, converted on the device', async () => {
   for (const [weights, dtype, bytes, converts] of [
     ['checkpoint', 'bf16', 48, 0],

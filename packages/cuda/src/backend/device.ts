@@ -121,22 +121,34 @@ export class BackendDevice {
     return found.memory
   }
 
-  /** Queues a kernel with new parameter values; its launch is laid out on first use. A grid without blocks queues nothing. */
+  /**
+   * Queues a kernel with new parameter values; its launch is laid out on first use. A grid without blocks queues nothing.
+   * `cluster`: blocks of a cluster along x.
+   */
   run<F extends Fields>(
     symbol: string,
     struct: Struct<F>,
     grid: LaunchOptions['grid'],
     values: Values<F>,
-    sharedBytes?: number,
+    { sharedBytes, cluster = 1 }: { readonly sharedBytes?: number; readonly cluster?: number } = {},
   ): void {
-    let operation = this.#operations.get(symbol)
+    const key = cluster === 1 ? symbol : `${symbol} ${cluster}`
+    let operation = this.#operations.get(key)
     if (!operation || (sharedBytes !== undefined && operation.sharedBytes < sharedBytes)) {
       const kernel = this.library.kernel(symbol, sharedBytes)
       const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
       const { threads } = this.library.entry(symbol)
-      const launch = new Launch({ kernel, grid: [1, 1], threads, parameters: [parameters] })
+      const programmatic = this.library.target === 'sm_90a'
+      const launch = new Launch({
+        kernel,
+        grid: [cluster, 1],
+        threads,
+        cluster,
+        programmatic,
+        parameters: [parameters],
+      })
       operation = { launch, parameters, view: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
-      this.#operations.set(symbol, operation)
+      this.#operations.set(key, operation)
     }
     if (this.mode === 'plan' || grid[0] === 0 || grid[1] === 0) return
     struct.fill(operation.view, values)

@@ -4,19 +4,22 @@ import { upload } from '../driver/copy'
 import type { DeviceMemory } from '../driver/memory'
 import { EXPERT_BYTES, MlaElementsParams, MlaExpertParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
-import { TILE } from './linear'
+import { HALF_TILE, TILE } from './linear'
 import type { CudaTensor } from './tensor'
 import { columnsOf, rowsOf } from './tensor'
 import { type CudaWeight, ownWeight } from './weight'
 
-/** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own. */
-const FEW_PAIRS = 4
+/** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own: by Hopper's tiles, and by the others. */
+const FEW_PAIRS = { mapped: 1, others: 4 } as const
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 
 interface Table {
   readonly matrices: readonly CudaWeight[]
   readonly memory: DeviceMemory
+  /** Whether all matrices are bf16, and whether all have tensor maps. */
+  readonly halves: boolean
+  readonly mapped: boolean
 }
 
 /** Tables of a layer's matrices in device memory, made on first use, freed with the layer's first weight. */
@@ -27,13 +30,13 @@ export class ExpertTables {
   constructor(private readonly device: BackendDevice) {}
 
   /** @throws DisposedError when a matrix is gone, InvalidArgumentError when the experts differ in shape */
-  address(experts: readonly ExpertWeights[]): bigint {
+  of(experts: readonly ExpertWeights[]): Table {
     const matrices = experts.flatMap(({ gate, up, down }) => [gate, up, down].map((w) => ownWeight(this.device, w)))
     for (const matrix of matrices) void matrix.address
     const first = matrices[0]!
     const tables = this.#tables.get(first) ?? []
     const known = tables.find((table) => isOf(table, matrices))
-    if (known) return known.memory.address
+    if (known) return known
     const shape = String(experts[0]!.gate.shape)
     const other = experts.findIndex(({ gate }) => String(gate.shape) !== shape)
     if (other >= 0)
@@ -47,16 +50,25 @@ export class ExpertTables {
       const base = Math.floor(i / 3) * EXPERT_BYTES
       bytes.setBigUint64(base + (i % 3) * 8, matrix.address, true)
       bytes.setInt32(base + 24 + (i % 3) * 4, matrix.code, true)
+      bytes.setBigUint64(base + 40 + (i % 3) * 8, matrix.map ?? 0n, true)
     }
     const memory = this.device.allocate(bytes.byteLength)
     upload(this.device.stream, memory, bytes)
-    this.#tables.set(first, [...tables, { matrices, memory }])
+    const halves = matrices.every(({ dtype }) => dtype === 'bf16')
+    const table = { matrices, memory, halves, mapped: matrices.every(({ map }) => map !== undefined) }
+    this.#tables.set(first, [...tables, table])
     first.onDispose(() => {
       this.#tables.delete(first)
       this.device.free(memory)
     })
-    return memory.address
+    return table
   }
+}
+
+/** Kernel and columns of its tiles, for many pairs and so many columns of the result. */
+function tilesFor({ halves, mapped }: Table, aligned: boolean, columns: number): readonly [string, number] {
+  if (mapped && aligned) return columns > 128 ? ['mla_expert_tiles_64x256', 256] : ['mla_expert_tiles_64x128', 128]
+  return halves ? ['mla_expert_tiles_half', HALF_TILE] : ['mla_expert_tiles', TILE]
 }
 
 function isOf({ matrices }: Table, others: readonly CudaWeight[]): boolean {
@@ -81,15 +93,16 @@ export function runExperts(
   const addresses = { x: x.address, out: out.address, ids: ids.address, weights: weights.address }
   if (pairs === 0) return
   if (count === 0) throw new InvalidArgumentError('There are no experts to choose.', 'Give at least one expert.')
-  const many = pairs > FEW_PAIRS * count
+  const table = tables.of(experts)
+  const inner = experts[0]!.gate.shape[0]!
+  const aligned = hidden % 8 === 0 && inner % 8 === 0 && x.address % 16n === 0n
+  const many = pairs > FEW_PAIRS[table.mapped && aligned ? 'mapped' : 'others'] * count
   if (many && count > MOST_SORTED)
     throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
-  const table = tables.address(experts)
-  const inner = experts[0]!.gate.shape[0]!
   const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
   const values = {
     ...addresses,
-    experts: table,
+    experts: table.memory.address,
     gate: work('gate', pairs * inner),
     up: many ? work('up', pairs * inner) : null,
     down: many ? work('down', pairs * hidden) : null,
@@ -103,7 +116,7 @@ export function runExperts(
     choices,
     count,
     stage: 0,
-    vector: hidden % 8 === 0 && inner % 8 === 0 && x.address % 16n === 0n ? 1 : 0,
+    vector: aligned ? 1 : 0,
   }
   const run = (symbol: string, grid: readonly [number, number], change: { stage?: number } = {}) =>
     device.run(symbol, MlaExpertParams, grid, { ...values, ...change })
@@ -113,9 +126,13 @@ export function runExperts(
     return
   }
   const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
+  const product = (columns: number, stage: number) => {
+    const [symbol, tile] = tilesFor(table, aligned, columns)
+    run(symbol, [tiles, Math.ceil(columns / tile)], { stage })
+  }
   run('mla_expert_sort', [1, 1])
-  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)])
-  run('mla_expert_tiles', [tiles, Math.ceil(inner / TILE)], { stage: 1 })
+  product(inner, 0)
+  product(inner, 1)
   const elements = pairs * inner
   device.run('mla_silu_mul', MlaElementsParams, [Math.ceil(elements / 1024), 1], {
     out: values.gate,
@@ -123,6 +140,6 @@ export function runExperts(
     b: values.up,
     n: elements,
   })
-  run('mla_expert_tiles', [tiles, Math.ceil(hidden / TILE)], { stage: 2 })
+  product(hidden, 2)
   run('mla_expert_sum', [n, Math.ceil(hidden / 256)])
 }

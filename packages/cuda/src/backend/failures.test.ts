@@ -4,6 +4,7 @@ import { InvalidArgumentError } from '@flashmla/spec'
 import { expect, test } from 'vitest'
 import { Driver } from '../driver/driver'
 import { CudaError } from '../errors'
+import { EXPERT_BYTES } from '../kernels/model-params'
 import { fakeBackend, field, source } from '../testing/fake-backend'
 import { FakeDriver } from '../testing/fake-driver'
 import { createCudaBackend } from './create'
@@ -55,7 +56,7 @@ test('the table of experts follows the matrices, whatever array they come in', a
   const changed = tableOf(experts)
   expect(changed).not.toBe(table)
   const bytes = new DataView(api.device(changed).slice().buffer)
-  expect(bytes.getBigUint64(40, true)).toBe((third.gate as unknown as { address: bigint }).address)
+  expect(bytes.getBigUint64(EXPERT_BYTES, true)).toBe((third.gate as unknown as { address: bigint }).address)
   first.gate.dispose()
   for (const gone of [table, changed]) expect(() => api.device(gone)).toThrow(RangeError)
 })

@@ -1,9 +1,12 @@
 import { MlaLinearParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
+import { chooseTiles, timeOfOneRow } from './tiles'
 import type { CudaWeight } from './weight'
 
-/** Rows and columns of a tile of mla_linear_many and mla_expert_tiles. */
+/** Rows of a tile, and columns of one with f32 weights. */
 export const TILE = 64
+/** Columns of a tile with bf16 weights, in the portable kernels. */
+export const HALF_TILE = 128
 /** Most rows for which a warp reads its weight rows for itself: past it tiles that share weights are faster. */
 const FEW_ROWS = 16
 /** The same where the tensor cores take bf16 weights as they are read, and the outputs of a block then. */
@@ -29,11 +32,15 @@ export interface Product {
   readonly heads: number
 }
 
-/** Queues out[r, h] = x[r, h] · weight[h]ᵀ: kernels for few rows, limited by reading the weights, one for many. */
+/**
+ * Queues out[r, h] = x[r, h] · weight[h]ᵀ. bf16 weights on Hopper: tiles as they are estimated. Otherwise kernels for few rows, limited by reading
+ * the weights, and one for many.
+ */
 export function runLinear(device: BackendDevice, product: Product): void {
   const { x, xStride, out, outStride, n, weight, heads } = product
   const [o, i] = weight.shape.slice(-2) as [number, number]
   if (n === 0 || o === 0) return
+  const vector = i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n
   const values = {
     x,
     weight: weight.address,
@@ -45,10 +52,20 @@ export function runLinear(device: BackendDevice, product: Product): void {
     out_stride: outStride,
     heads,
     weight_dtype: weight.code,
-    vector: i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n ? 1 : 0,
+    vector: vector ? 1 : 0,
     reserved: 0,
+    weight_map: weight.map ?? null,
   }
-  if (n > 1 && n <= FEW_MMA_ROWS && weight.dtype === 'bf16' && values.vector === 1 && i % 32 === 0) {
+  if (vector && weight.map !== undefined) {
+    const shape = { n, o, i, heads }
+    const { symbol, rows, outputs, cluster, time } = chooseTiles(shape, device.context)
+    if (n > 1 || time < timeOfOneRow(shape)) {
+      const grid = [Math.ceil(n / rows) * cluster, Math.ceil(o / outputs), heads] as const
+      device.run(symbol, MlaLinearParams, grid, values, { cluster })
+      return
+    }
+  }
+  if (n > 1 && n <= FEW_MMA_ROWS && weight.dtype === 'bf16' && vector && i % 32 === 0) {
     const rows = n <= 16 ? 16 : 32
     const grid = [Math.ceil(o / MMA_OUTPUTS), Math.ceil(n / rows), heads] as const
     device.run(`mla_linear_mma_${rows}`, MlaLinearParams, grid, values)
@@ -60,5 +77,7 @@ export function runLinear(device: BackendDevice, product: Product): void {
     device.run(few.symbol, MlaLinearParams, grid, values)
     return
   }
-  device.run('mla_linear_many', MlaLinearParams, [Math.ceil(n / TILE), Math.ceil(o / TILE), heads], values)
+  const [symbol, columns] =
+    weight.dtype === 'bf16' ? (['mla_linear_half', HALF_TILE] as const) : (['mla_linear_many', TILE] as const)
+  device.run(symbol, MlaLinearParams, [Math.ceil(n / TILE), Math.ceil(o / columns), heads], values)
 }

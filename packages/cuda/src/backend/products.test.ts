@@ -14,11 +14,17 @@ const linear = fc.oneof(
     .tuple(fc.constantFrom('few_1', 'few_4', 'few_8', 'many'), size(140), size(3), size(150), size(100), type)
     .map(([kernel, n, heads, o, i, code]) => [kernel, n, heads, o, i, code, i % 8 === 0 ? 1 : 0]),
   fc
-    .tuple(fc.constantFrom('few_1', 'few_8', 'many', 'mma_16', 'mma_32'), size(70), size(2), size(100), size(10))
+    .tuple(
+      fc.constantFrom('few_1', 'few_8', 'many', 'half', 'mma_16', 'mma_32'),
+      size(70),
+      size(2),
+      size(100),
+      size(10),
+    )
     .map(([kernel, n, heads, o, groups]) => [kernel, n, heads, o, groups * 32, VALUE_TYPES.bf16, 1]),
 )
 const experts = fc
-  .tuple(fc.constantFrom('few', 'many'), size(90), size(9), size(9), size(7), size(3), type, fc.boolean())
+  .tuple(fc.constantFrom('few', 'many', 'half'), size(90), size(9), size(9), size(7), size(3), type, fc.boolean())
   .map(([kernel, n, hidden, inner, count, choices, code, whole]) => {
     const of = whole ? 8 : 5
     return [
@@ -28,13 +34,13 @@ const experts = fc
       inner * of,
       count,
       Math.min(choices, count),
-      code,
+      kernel === 'half' ? VALUE_TYPES.bf16 : code,
       whole ? 1 : 0,
     ]
   })
 
 test.skipIf(!program).each([
-  ['linear', linear, 40, 1e-6],
+  ['linear', linear, 60, 1e-6],
   ['experts', experts, 15, 2e-5],
 ] as const)(
   '%s: every value, whatever the sizes, and nothing else is written',

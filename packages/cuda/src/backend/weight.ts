@@ -2,6 +2,7 @@ import type { Weight, WeightSource } from '@flashmla/spec'
 import { DisposedError, InvalidArgumentError, sizeOf } from '@flashmla/spec'
 import { upload } from '../driver/copy'
 import type { DeviceMemory } from '../driver/memory'
+import { encodeTensorMap } from '../driver/tensor-map'
 import { MlaConvertParams, VALUE_TYPES } from '../kernels/model-params'
 import type { BackendDevice } from './device'
 
@@ -9,21 +10,28 @@ import type { BackendDevice } from './device'
 export type WeightPrecision = 'checkpoint' | 'bf16' | 'f32'
 
 const BYTES = { f32: 4, bf16: 2, f16: 2 } as const
+/** Of a tensor map in device memory. */
+const MAP_BYTES = 128
+const MAP_ALIGNMENT = 64
 
 /** Matrix or stack of matrices in device memory, row-major. */
 export class CudaWeight implements Weight {
   readonly #memory: DeviceMemory
   readonly #address: bigint
   readonly #followers = new Set<() => void>()
+  /** Where device memory has a tensor map of the rows, in boxes of 64 x 64: bf16 on Hopper, in rows of whole 16 bytes. */
+  readonly map: bigint | undefined
 
   private constructor(
     readonly device: BackendDevice,
     readonly shape: readonly number[],
     readonly dtype: 'f32' | 'bf16',
     memory: DeviceMemory,
+    mapAt: number | undefined,
   ) {
     this.#memory = memory
     this.#address = memory.address
+    this.map = mapAt === undefined ? undefined : memory.address + BigInt(mapAt)
   }
 
   /** Reads a source and keeps it in the precision asked for. Rejects with what the source throws, CudaError. */
@@ -33,10 +41,18 @@ export class CudaWeight implements Weight {
     await source.read(bytes)
     device.eager(`Reading the weight ${source.name}`)
     const dtype = precision === 'checkpoint' ? (source.dtype === 'bf16' ? 'bf16' : 'f32') : precision
-    const memory = device.allocate(size * BYTES[dtype])
+    const i = source.shape.at(-1)!
+    const mapped = device.library.target === 'sm_90a' && dtype === 'bf16' && i % 8 === 0 && size > 0
+    const mapAt = mapped ? Math.ceil((size * BYTES[dtype]) / MAP_ALIGNMENT) * MAP_ALIGNMENT : undefined
+    const memory = device.allocate(mapAt === undefined ? size * BYTES[dtype] : mapAt + MAP_BYTES)
+    if (mapAt !== undefined) {
+      const rows = { dims: [i, size / i], strides: [i * BYTES[dtype]], box: [64, 64] }
+      const map = encodeTensorMap(device.context, { dtype: 'bf16', address: memory.address, ...rows })
+      upload(device.stream, memory, map, mapAt)
+    }
     if (source.dtype === dtype) {
       upload(device.stream, memory, bytes)
-      return new CudaWeight(device, source.shape, dtype, memory)
+      return new CudaWeight(device, source.shape, dtype, memory, mapAt)
     }
     let raw: DeviceMemory
     try {
@@ -54,7 +70,7 @@ export class CudaWeight implements Weight {
       target_dtype: VALUE_TYPES[dtype],
     })
     device.free(raw)
-    return new CudaWeight(device, source.shape, dtype, memory)
+    return new CudaWeight(device, source.shape, dtype, memory, mapAt)
   }
 
   /** @throws DisposedError */

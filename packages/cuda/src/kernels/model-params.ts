@@ -7,8 +7,8 @@ export const VALUE_TYPES = { bf16: 0, f16: 1, f32: 2 } as const
 export const ROW_FORMATS = { f32: 0, bf16: 1, fp8V32: 2, fp8V4: 3 } as const
 export type RowFormat = keyof typeof ROW_FORMATS
 
-/** Bytes of an MlaExpert, and of its three matrix pointers before their three dtypes. */
-export const EXPERT_BYTES = 40
+/** Bytes of an MlaExpert: three matrix pointers, their three dtypes from 24 on, their three tensor maps from 40 on. */
+export const EXPERT_BYTES = 64
 
 export const MlaTakeRowsParams = new Struct('MlaTakeRowsParams', {
   table: 'ptr',
@@ -103,6 +103,7 @@ export const MlaLinearParams = new Struct('MlaLinearParams', {
   weight_dtype: 'i32',
   vector: 'i32',
   reserved: 'i32',
+  weight_map: 'ptr',
 })
 
 export const MlaExpertParams = new Struct('MlaExpertParams', {
