@@ -94,6 +94,41 @@ async function checkTiles(machine: Machine): Promise<string> {
 
 export const tiles: Case = ['products in tiles', checkTiles]
 
+/** A row with an infinity, and one with a NaN whose bits are all low ones, through every product with bf16 weights; others stay as they are. */
+async function checkNotFinite(machine: Machine): Promise<string> {
+  const backend = await backendOf(machine)
+  const [o, i] = [40, 96]
+  const words = Uint16Array.from({ length: o * i }, (_, at) => (Math.floor(at / i) % 2 === 0 ? 0x3f80 : 0xbf80)) // 1, -1, 1, ... by outputs
+  const weight = await backend.weight({
+    name: 'signs',
+    dtype: 'bf16',
+    shape: [o, i],
+    read: async (target) => target.set(new Uint8Array(words.buffer)),
+  })
+  const rows = [1, 3, 20, 70, 200]
+  for (const n of rows) {
+    const [x, out] = [backend.tensor('f32', [n, i]), backend.tensor('f32', [n, o])]
+    const given = new Float32Array(n * i).fill(0.5)
+    given[5] = Number.POSITIVE_INFINITY
+    if (n > 1) new Uint32Array(given.buffer)[i + 7] = 0x7f800001
+    if (n > 2) given[2 * i + 95] = Number.NEGATIVE_INFINITY
+    backend.write(x, given)
+    backend.linear(out, x, weight)
+    const found = await backend.read(out)
+    const right = [Number.POSITIVE_INFINITY, Number.NaN, Number.NEGATIVE_INFINITY]
+    for (const [at, value] of found.entries()) {
+      const [r, sign] = [Math.floor(at / o), at % 2 === 0 ? 1 : -1]
+      const expected = sign * (right[r] ?? 48)
+      if (!Object.is(value, expected)) throw new Error(`${n} rows: out[${r}] is ${value}, not ${expected}`)
+    }
+    for (const resource of [x, out]) resource.dispose()
+  }
+  weight.dispose()
+  return `as in f32, of ${rows.join(', ')} rows`
+}
+
+export const notFinite: Case = ['products of what is not finite', checkNotFinite]
+
 /** Rows at the end of a cache of 10 GB and 2.6 · 10⁹ values attend to the same bits as in a small one. */
 async function checkLargeCache(machine: Machine): Promise<string> {
   const backend = await backendOf(machine)

@@ -1,4 +1,4 @@
-import { contract, fastAttention, largeCache, tiles } from './backend'
+import { contract, fastAttention, largeCache, notFinite, tiles } from './backend'
 import { checkAppend, checkCopies, checkDecode, type DecodeCase, timeLaunches } from './decode'
 import { checkDevices } from './devices'
 import { engine } from './engine'
@@ -65,6 +65,7 @@ export const cases: readonly Case[] = [
   ...fastAttention,
   largeCache,
   tiles,
+  notFinite,
   ...engine,
   ...rates,
 ]

@@ -1,6 +1,6 @@
 // The package without a device, its portable kernels too: over a driver that runs them on the host (kernels/test/driver.cpp).
 import { afterAll, describe, expect, test } from 'vitest'
-import { contract, fastAttention } from '../gpu/backend'
+import { contract, fastAttention, notFinite } from '../gpu/backend'
 import { decodesOf } from '../gpu/cases'
 import { checkAppend, checkCopies } from '../gpu/decode'
 import { fewLogits } from '../gpu/engine'
@@ -29,6 +29,7 @@ describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux an
     ...contract('f32'),
     ...contract('bf16', /^(?!attention|cache|batch)/), // weights are nothing to those
     ...fastAttention,
+    notFinite,
     ...fewLogits,
   ]
   for (const [name, run] of cases) {

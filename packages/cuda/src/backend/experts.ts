@@ -10,7 +10,7 @@ import { columnsOf, rowsOf } from './tensor'
 import { type CudaWeight, ownWeight } from './weight'
 
 /** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own: by Hopper's tiles, and by the others. */
-const FEW_PAIRS = { mapped: 1, others: 4 } as const
+const FEW_PAIRS = { mapped: 0.5, others: 4 } as const
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 

@@ -57,7 +57,7 @@ test('bf16 weights on Hopper: tiles by what they would take, shared by clusters 
     'mla_linear_64x64 8,9,1 by 8',
     'mla_linear_64x64 8,9,1 by 8',
     'mla_linear_64x128 16,5,1 by 8',
-    'mla_linear_64x256 32,3,1',
+    'mla_linear_128x256 32,3,1 by 2',
   ])
   const square = await products([2048, 2048], 'bf16')
   expect([1, 64, 2048].map((n) => shown(square(n)))).toEqual([
