@@ -110,7 +110,7 @@ export const check = {
     const [inner, hidden] = experts[0]?.gate.shape ?? []
     for (const { gate, up, down } of experts) {
       const fits = gate.shape[0] === inner && hidden === last(x) && down.shape[0] === hidden && down.shape[1] === inner
-      demand(fits && gate.shape[1] === hidden && same(gate, up), 'experts', { x, gate, up, down })
+      if (!(fits && gate.shape[1] === hidden && same(gate, up))) demand(false, 'experts', { x, gate, up, down })
     }
   },
   append(cache: PagedCache, latent: F32, slots: I32): void {
@@ -182,16 +182,16 @@ function demand(holds: boolean, operation: string, operands: Record<string, Shap
 }
 
 function dtypes(operation: string, floats: Record<string, Tensor>, ints: Record<string, Tensor>): void {
-  for (const [dtype, operands] of [['f32', floats] as const, ['i32', ints] as const]) {
-    for (const [name, tensor] of Object.entries(operands)) {
-      if (tensor.dtype !== dtype) {
-        throw new InvalidArgumentError(
-          `${operation}: ${name} is ${tensor.dtype}, not ${dtype}.`,
-          `Give an ${dtype} tensor.`,
-        )
-      }
-    }
-  }
+  for (const name in floats) dtype(operation, name, floats[name]!, 'f32')
+  for (const name in ints) dtype(operation, name, ints[name]!, 'i32')
+}
+
+function dtype(operation: string, name: string, tensor: Tensor, wanted: Tensor['dtype']): void {
+  if (tensor.dtype === wanted) return
+  throw new InvalidArgumentError(
+    `${operation}: ${name} is ${tensor.dtype}, not ${wanted}.`,
+    `Give an ${wanted} tensor.`,
+  )
 }
 
 function matrix(operation: string, name: string, operand: Shaped, rank: number): void {

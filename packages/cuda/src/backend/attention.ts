@@ -60,7 +60,7 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
       `A cache row of ${rank + ropeDim} values has no CUDA kernel: ${sharedBytes} bytes of shared memory are too many.`,
       'Use a narrower latent, or the CPU backend.',
     )
-  const addresses = { q: q.address, out: out.address, lse: lse.address, cache: cache.address }
+  const [from, to, sums, rows] = [q.address, out.address, lse.address, cache.address]
   if (t === 0 || h === 0) return
   const { queryStart, seqLens, blockTable } = batch.tables
   if (device.mode === 'capture')
@@ -72,7 +72,10 @@ export function runAttention(device: BackendDevice, operands: AttentionOperands)
   const plan = planAttention({ t, h, rank, mostQueries: batch.mostQueries, longest, multiprocessors })
   const parts = plan.grid[1]
   const values = {
-    ...addresses,
+    q: from,
+    cache: rows,
+    out: to,
+    lse: sums,
     query_start: queryStart.address,
     seq_lens: seqLens.address,
     block_table: blockTable.address,

@@ -31,12 +31,15 @@ export class ExpertTables {
 
   /** @throws DisposedError when a matrix is gone, InvalidArgumentError when the experts differ in shape */
   of(experts: readonly ExpertWeights[]): Table {
+    const tables = this.#tables.get(experts[0]!.gate as CudaWeight) ?? []
+    const known = tables.find((table) => isOf(table, experts))
+    if (known) {
+      for (const matrix of known.matrices) void matrix.address
+      return known
+    }
     const matrices = experts.flatMap(({ gate, up, down }) => [gate, up, down].map((w) => ownWeight(this.device, w)))
     for (const matrix of matrices) void matrix.address
     const first = matrices[0]!
-    const tables = this.#tables.get(first) ?? []
-    const known = tables.find((table) => isOf(table, matrices))
-    if (known) return known
     const shape = String(experts[0]!.gate.shape)
     const other = experts.findIndex(({ gate }) => String(gate.shape) !== shape)
     if (other >= 0)
@@ -71,8 +74,13 @@ function tilesFor({ halves, mapped }: Table, aligned: boolean, columns: number):
   return halves ? ['mla_expert_tiles_half', HALF_TILE] : ['mla_expert_tiles', TILE]
 }
 
-function isOf({ matrices }: Table, others: readonly CudaWeight[]): boolean {
-  return matrices.length === others.length && matrices.every((matrix, i) => matrix === others[i])
+function isOf({ matrices }: Table, experts: readonly ExpertWeights[]): boolean {
+  if (matrices.length !== 3 * experts.length) return false
+  for (let e = 0; e < experts.length; e++) {
+    const { gate, up, down } = experts[e]!
+    if (matrices[3 * e] !== gate || matrices[3 * e + 1] !== up || matrices[3 * e + 2] !== down) return false
+  }
+  return true
 }
 
 /** Queues out[r] += Σ_c weights[r, c] · expert(ids[r, c])(x[r]), choices in their order. */
@@ -90,7 +98,7 @@ export function runExperts(
   const { out, x, ids, weights, experts } = operands
   const [n, hidden, choices, count] = [rowsOf(x), columnsOf(x), columnsOf(ids), experts.length]
   const pairs = n * choices
-  const addresses = { x: x.address, out: out.address, ids: ids.address, weights: weights.address }
+  const [from, to, chosen, shares] = [x.address, out.address, ids.address, weights.address]
   if (pairs === 0) return
   if (count === 0) throw new InvalidArgumentError('There are no experts to choose.', 'Give at least one expert.')
   const table = tables.of(experts)
@@ -101,7 +109,10 @@ export function runExperts(
     throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
   const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
   const values = {
-    ...addresses,
+    x: from,
+    out: to,
+    ids: chosen,
+    weights: shares,
     experts: table.memory.address,
     gate: work('gate', pairs * inner),
     up: many ? work('up', pairs * inner) : null,
@@ -118,8 +129,10 @@ export function runExperts(
     stage: 0,
     vector: aligned ? 1 : 0,
   }
-  const run = (symbol: string, grid: readonly [number, number], change: { stage?: number } = {}) =>
-    device.run(symbol, MlaExpertParams, grid, { ...values, ...change })
+  const run = (symbol: string, grid: readonly [number, number], stage = 0) => {
+    values.stage = stage
+    device.run(symbol, MlaExpertParams, grid, values)
+  }
   if (!many) {
     run('mla_expert_up', [Math.ceil(inner / 8), pairs])
     run('mla_expert_down', [Math.ceil(hidden / 8), n])
@@ -128,7 +141,7 @@ export function runExperts(
   const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
   const product = (columns: number, stage: number) => {
     const [symbol, tile] = tilesFor(table, aligned, columns)
-    run(symbol, [tiles, Math.ceil(columns / tile)], { stage })
+    run(symbol, [tiles, Math.ceil(columns / tile)], stage)
   }
   run('mla_expert_sort', [1, 1])
   product(inner, 0)
