@@ -273,7 +273,7 @@ export class CudaBackend implements Backend {
 
   #product(out: F32, x: F32, weight: Weight, heads: number): void {
     const [o, a, w] = [this.#f32(out), this.#f32(x), ownWeight(this.#device, weight)]
-    const [outputs, inputs] = weight.shape.slice(-2) as [number, number]
+    const [outputs, inputs] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
     runLinear(this.#device, {
       x: a.address,
       xStride: heads * inputs,

@@ -5,7 +5,7 @@ import { DeviceMemory } from '../driver/memory'
 import { Stream } from '../driver/stream'
 import { KernelLibrary } from '../kernels/library'
 import type { Fields, Struct, Values } from '../kernels/struct'
-import { LaunchQueue, type Operation } from './launch-queue'
+import { type Key, LaunchQueue, type Operation } from './launch-queue'
 
 /** `plan`: operations check and reserve, and launch nothing; `capture`: what they launch is recorded. */
 export type Mode = 'run' | 'plan' | 'capture'
@@ -138,15 +138,7 @@ export class BackendDevice {
       const kernel = this.library.kernel(symbol, sharedBytes)
       const parameters = new Uint8Array(new ArrayBuffer(struct.bytes))
       const { threads } = this.library.entry(symbol)
-      const programmatic = this.library.target === 'sm_90a'
-      const launch = new Launch({
-        kernel,
-        grid: [cluster, 1],
-        threads,
-        cluster,
-        programmatic,
-        parameters: [parameters],
-      })
+      const launch = new Launch({ kernel, grid: [cluster, 1], threads, cluster, parameters: [parameters] })
       operation = { launch, parameters, view: new DataView(parameters.buffer), sharedBytes: kernel.sharedBytes }
       this.#operations.set(key, operation)
     }
@@ -161,7 +153,7 @@ export class BackendDevice {
   }
 
   /** Queues launches of another kind, the same whenever `key` is: `enqueue` may run later, and within a capture. */
-  runKeyed(key: string, enqueue: () => void): void {
+  runKeyed(key: Key, enqueue: () => void): void {
     if (this.mode === 'run') this.#queue.enqueue(key, enqueue)
     else if (this.mode === 'capture') enqueue()
   }

@@ -4,7 +4,7 @@ import { scheduleWith } from '../decode/schedule'
 import { type DecodeShape, QK_WIDTH, VALUE_WIDTH } from '../decode/shape'
 import { DeviceMemory } from '../driver/memory'
 import type { AttentionOperands } from './attention'
-import type { CudaCache } from './cache'
+import type { CudaBatch } from './batch'
 import type { BackendDevice } from './device'
 import type { CudaTensor } from './tensor'
 
@@ -22,7 +22,7 @@ interface Planned {
 export class FastAttention {
   /** The plan used last stands last. */
   readonly #plans = new Map<string, Planned>()
-  #last: { readonly asked: string; readonly planned: Planned } | undefined
+  #last: { readonly shape: DecodeShape; readonly planned: Planned } | undefined
   #made = 0
 
   constructor(private readonly device: BackendDevice) {}
@@ -36,7 +36,6 @@ export class FastAttention {
   run({ out, lse, q, cache, batch, scale }: AttentionOperands): void {
     const { device } = this
     const [t, h] = q.shape as [number, number, number]
-    const tensors = { q: memoryOf(q), out: memoryOf(out), lse: memoryOf(lse), kv: cache.memory }
     const { queryStart, seqLens, blockTable } = batch.tables
     const rows = device.mode === 'run' ? batch.rows : t
     const sQ = batch.mostQueries
@@ -44,40 +43,25 @@ export class FastAttention {
     // As many rows of each sequence, as most steps have: such a plan's decode may start before what comes before it has ended. A captured step
     // follows any update.
     const even = device.mode === 'run' && rows === batch.sequences * sQ
-    const shape = even
-      ? { batch: batch.sequences, expectedTokens: batch.tokens, expectedLongest: batch.longest }
-      : { batch: batch.capacity.maxSequences, totalQueries }
     if (device.mode === 'capture') device.capturing.push(batch.hold({ cache, queries: sQ, rows: totalQueries }))
+    const addresses = [q.address, out.address, lse.address, cache.memory.address]
     if (totalQueries === 0 || h === 0) return
-    const { plan, id } = this.#plan(cache, { ...shape, sQ, hQ: h })
+    const { plan, id } = this.#plan(shapeOf(even, batch, h, cache.pageSize, totalQueries))
     const n = totalQueries * h * QK_WIDTH
     const target = device.workspace('queries in bf16', n * 2)
-    const decoded = {
-      ...tensors,
-      q: target,
-      numBlocks: cache.numBlocks,
-      blockTable,
-      blockTableStride: batch.capacity.maxBlocks,
-      seqLens,
-      ...(even ? {} : { queryStart }),
-      scale,
-    }
-    const memories = [tensors.q, target, tensors.kv, blockTable, seqLens, queryStart, tensors.out, tensors.lse]
-    const sizes = [n, cache.numBlocks, batch.capacity.maxBlocks]
-    device.runKeyed(`${[id, scale, ...sizes, ...memories.map(({ address }) => address)]}`, () => {
-      cast(device.library, device.stream, { source: tensors.q, target, n, dtype: 'bf16' })
-      decode(plan, decoded)
+    const [numBlocks, blockTableStride] = [cache.numBlocks, batch.capacity.maxBlocks]
+    const tables = [target.address, blockTable.address, seqLens.address, queryStart.address]
+    device.runKeyed([id, scale, n, numBlocks, blockTableStride, ...addresses, ...tables], () => {
+      cast(device.library, device.stream, { source: memoryOf(q), target, n, dtype: 'bf16' })
+      const given = { q: target, kv: cache.memory, numBlocks, blockTable, blockTableStride, seqLens, scale }
+      const results = { out: memoryOf(out), lse: memoryOf(lse) }
+      decode(plan, even ? { ...given, ...results } : { ...given, ...results, queryStart })
     })
   }
 
-  #plan(cache: CudaCache, given: Omit<DecodeShape, 'dtype' | 'outDtype' | 'pageSize'>): Planned {
-    const { pageSize } = cache
+  #plan(shape: DecodeShape): Planned {
     // The layers of a step ask for the same.
-    const { batch, sQ, hQ, totalQueries, expectedTokens, expectedLongest } = given
-    const asked = [batch, sQ, hQ, totalQueries, expectedTokens, expectedLongest, pageSize].join(' ')
-    if (this.#last?.asked !== asked) {
-      this.#last = { asked, planned: this.#planOf({ ...given, dtype: 'bf16', outDtype: 'f32', pageSize }) }
-    }
+    if (!this.#last || !isSame(this.#last.shape, shape)) this.#last = { shape, planned: this.#planOf(shape) }
     const { planned } = this.#last
     if (this.device.mode === 'capture') planned.captured = true
     return planned
@@ -109,6 +93,29 @@ export class FastAttention {
       if (!captured) this.device.free(plan)
     }
   }
+}
+
+/** `even`: as many rows of each sequence. */
+function shapeOf(even: boolean, batch: CudaBatch, hQ: number, pageSize: number, totalQueries: number): DecodeShape {
+  const { mostQueries: sQ, sequences, tokens, longest, capacity } = batch
+  return even
+    ? {
+        dtype: 'bf16',
+        outDtype: 'f32',
+        batch: sequences,
+        sQ,
+        hQ,
+        pageSize,
+        expectedTokens: tokens,
+        expectedLongest: longest,
+      }
+    : { dtype: 'bf16', outDtype: 'f32', batch: capacity.maxSequences, sQ, hQ, pageSize, totalQueries }
+}
+
+function isSame(a: DecodeShape, b: DecodeShape): boolean {
+  const alike = a.batch === b.batch && a.sQ === b.sQ && a.hQ === b.hQ && a.pageSize === b.pageSize
+  const expected = a.expectedTokens === b.expectedTokens && a.expectedLongest === b.expectedLongest
+  return alike && expected && a.totalQueries === b.totalQueries
 }
 
 /** A tensor's part of its memory, as the decode kernels' binding takes it. @throws DisposedError */

@@ -11,10 +11,13 @@ export interface Operation {
 
 type Grid = LaunchOptions['grid']
 
+/** What launches of another kind depend on: the same numbers stand for the same launches. */
+export type Key = readonly (number | bigint)[]
+
 /** One thing of a run: a launch with the values it had, or several that a key stands for. */
 type Entry =
   | { readonly operation: Operation; readonly grid: Grid; readonly values: Uint8Array }
-  | { readonly key: string; readonly enqueue: () => void }
+  | { readonly key: Key; readonly enqueue: () => void }
 
 interface Chunk {
   readonly entries: readonly Entry[]
@@ -64,9 +67,9 @@ export class LaunchQueue {
   }
 
   /** Queues launches that are the same whenever `key` is. */
-  enqueue(key: string, enqueue: () => void): void {
+  enqueue(key: Key, enqueue: () => void): void {
     // Not the chunk's own entry: what that was made with may be gone by now, and other memory lie at its addresses.
-    if (this.#stillLike((entry) => 'key' in entry && entry.key === key)) {
+    if (this.#stillLike((entry) => 'key' in entry && isSameKey(entry.key, key))) {
       this.#hold({ key, enqueue })
       return
     }
@@ -96,6 +99,10 @@ export class LaunchQueue {
   #stillLike(fits: (entry: Entry) => boolean): boolean {
     const i = this.#run.length
     if (i > 0 && this.#like.length === 0) return false
+    if (i > 0 && this.#like.length === 1) {
+      const entry = this.#like[0]!.entries[i]
+      return entry !== undefined && fits(entry)
+    }
     const like: Chunk[] = []
     for (const chunk of i === 0 ? this.#chunks : this.#like) {
       const entry = chunk.entries[i]
@@ -168,6 +175,12 @@ function isSame(entry: Entry, operation: Operation, grid: Grid): boolean {
     (known[2] ?? 1) === (grid[2] ?? 1) &&
     Buffer.compare(values, operation.parameters) === 0
   )
+}
+
+function isSameKey(a: Key, b: Key): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
 }
 
 function enqueueEntry(entry: Entry, stream: Stream): void {

@@ -7,6 +7,7 @@ import { chooseTiles } from './tiles'
 
 const AMPERE = { ...H100, computeCapability: [8, 0] as [number, number] }
 const CLUSTER_DIMENSION = 4
+const PROGRAMMATIC = 6
 
 const shown = ({ symbol, grid, attributes }: FakeLaunch) =>
   `${symbol} ${grid}${attributes.has(CLUSTER_DIMENSION) ? ` by ${attributes.get(CLUSTER_DIMENSION)![0]}` : ''}`
@@ -83,6 +84,13 @@ test('the map of a weight describes all its rows, in boxes of 64 x 64', async ()
   expect([0, 4].map((at) => numbers(box).readUInt32LE(at))).toEqual([64, 64])
   const uploaded = api.called('cuMemcpyHtoDAsync_v2').find(([target]) => target === field(launch!, 'weight_map'))
   expect([uploaded?.[1], uploaded?.[2]]).toEqual([map, 128])
+})
+
+test('no product starts before what comes before has ended: its kernel does not wait', async () => {
+  for (const device of [H100, AMPERE]) {
+    const run = await products([2048, 2048], 'bf16', device)
+    for (const n of [1, 4, 64, 300]) expect(run(n).attributes.has(PROGRAMMATIC)).toBe(false)
+  }
 })
 
 test('heads, strides and no rows', async () => {

@@ -32,13 +32,20 @@ export interface Product {
   readonly heads: number
 }
 
-/**
- * Queues out[r, h] = x[r, h] · weight[h]ᵀ. bf16 weights on Hopper: tiles as they are estimated. Otherwise kernels for few rows, limited by reading
- * the weights, and one for many.
- */
+/** The kernel of a product, and what it was chosen for. */
+export interface ProductKernel {
+  readonly n: number
+  readonly heads: number
+  readonly vector: boolean
+  readonly symbol: string
+  readonly grid: readonly [number, number, number]
+  readonly cluster: number
+}
+
+/** Queues out[r, h] = x[r, h] · weight[h]ᵀ. */
 export function runLinear(device: BackendDevice, product: Product): void {
   const { x, xStride, out, outStride, n, weight, heads } = product
-  const [o, i] = weight.shape.slice(-2) as [number, number]
+  const [o, i] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
   if (n === 0 || o === 0) return
   const vector = i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n
   const values = {
@@ -56,28 +63,42 @@ export function runLinear(device: BackendDevice, product: Product): void {
     reserved: 0,
     weight_map: weight.map ?? null,
   }
+  // Steps repeat: what was chosen last is mostly what is asked for.
+  let kernel = weight.kernel
+  if (kernel?.n !== n || kernel.heads !== heads || kernel.vector !== vector) {
+    kernel = kernelFor(device, weight, n, heads, vector)
+    weight.kernel = kernel
+  }
+  device.run(kernel.symbol, MlaLinearParams, kernel.grid, values, kernel)
+}
+
+/** bf16 weights on Hopper: tiles as they are estimated. Otherwise kernels for few rows, limited by reading the weights, and one for many. */
+function kernelFor(
+  device: BackendDevice,
+  weight: CudaWeight,
+  n: number,
+  heads: number,
+  vector: boolean,
+): ProductKernel {
+  const [o, i] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
+  const chosen = (symbol: string, x: number, y: number, cluster = 1): ProductKernel => {
+    return { n, heads, vector, symbol, grid: [x, y, heads], cluster }
+  }
   if (vector && weight.map !== undefined) {
     const shape = { n, o, i, heads }
     const { symbol, rows, outputs, cluster, time } = chooseTiles(shape, device.context)
-    if (n > 1 || time < timeOfOneRow(shape)) {
-      const grid = [Math.ceil(n / rows) * cluster, Math.ceil(o / outputs), heads] as const
-      device.run(symbol, MlaLinearParams, grid, values, { cluster })
-      return
-    }
+    if (n > 1 || time < timeOfOneRow(shape))
+      return chosen(symbol, Math.ceil(n / rows) * cluster, Math.ceil(o / outputs), cluster)
   }
   if (n > 1 && n <= FEW_MMA_ROWS && weight.dtype === 'bf16' && vector && i % 32 === 0) {
     const rows = n <= 16 ? 16 : 32
-    const grid = [Math.ceil(o / MMA_OUTPUTS), Math.ceil(n / rows), heads] as const
-    device.run(`mla_linear_mma_${rows}`, MlaLinearParams, grid, values)
-    return
+    return chosen(`mla_linear_mma_${rows}`, Math.ceil(o / MMA_OUTPUTS), Math.ceil(n / rows))
   }
   if (n <= FEW_ROWS) {
-    const few = FEW.find(({ rows }) => n <= rows) ?? FEW[2]
-    const grid = [Math.ceil(o / few.outputs), Math.ceil(n / few.rows), heads] as const
-    device.run(few.symbol, MlaLinearParams, grid, values)
-    return
+    const { symbol, outputs, rows } = FEW.find((few) => n <= few.rows) ?? FEW[2]
+    return chosen(symbol, Math.ceil(o / outputs), Math.ceil(n / rows))
   }
-  const [symbol, columns] =
-    weight.dtype === 'bf16' ? (['mla_linear_half', HALF_TILE] as const) : (['mla_linear_many', TILE] as const)
-  device.run(symbol, MlaLinearParams, [Math.ceil(n / TILE), Math.ceil(o / columns), heads], values)
+  return weight.dtype === 'bf16'
+    ? chosen('mla_linear_half', Math.ceil(n / TILE), Math.ceil(o / HALF_TILE))
+    : chosen('mla_linear_many', Math.ceil(n / TILE), Math.ceil(o / TILE))
 }

@@ -5,6 +5,7 @@ import type { DeviceMemory } from '../driver/memory'
 import { encodeTensorMap } from '../driver/tensor-map'
 import { MlaConvertParams, VALUE_TYPES } from '../kernels/model-params'
 import type { BackendDevice } from './device'
+import type { ProductKernel } from './linear'
 
 /** `checkpoint` loses nothing: bf16 stays bf16, f32 and f16 become f32. */
 export type WeightPrecision = 'checkpoint' | 'bf16' | 'f32'
@@ -21,6 +22,8 @@ export class CudaWeight implements Weight {
   readonly #followers = new Set<() => void>()
   /** Where device memory has a tensor map of the rows, in boxes of 64 x 64: bf16 on Hopper, in rows of whole 16 bytes. */
   readonly map: bigint | undefined
+  /** What a product with it took last. */
+  kernel: ProductKernel | undefined
 
   private constructor(
     readonly device: BackendDevice,
