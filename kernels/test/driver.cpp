@@ -138,6 +138,9 @@ int cuModuleGetFunction(Kernel** function, void*, const char* name) {
 int cuFuncGetAttribute(int* value, int, void*) { return *value = 0, kSuccess; }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
 int cuLaunchKernelEx(const LaunchConfig* config, const Kernel* kernel, void** params, void**) {
+#ifdef FLASHMLA_IDLE
+  return queue([] {});
+#endif
   const char* bytes = static_cast<const char*>(params[0]);
   return queue([kernel, grid = Index{config->grid[0], config->grid[1], config->grid[2]}, threads = int(config->block[0]),
                 copy = std::vector<char>(bytes, bytes + kernel->bytes)] { block::launch(grid, threads, [&] { kernel->call(copy.data()); }); });
