@@ -7,7 +7,7 @@ namespace flashmla::linear {
 constexpr int kStep = 64;
 constexpr int kGroupRows = 64;
 
-// Two consumer warpgroups: with 64 rows they take steps in turns, since a product that adds to the sums of the one before it waits for it.
+// Two consumer warpgroups have 64 rows each; where there are no more, they take steps in turns.
 template <int rows, int columns, int stages>
 struct Config {
   static constexpr int kRows = rows, kColumns = columns, kStages = stages;

@@ -1,5 +1,5 @@
-// A consumer warpgroup: 64 rows of a tile, in every step or in every other one. x comes as f32 from shared memory and is split into three bf16 parts in registers, which the tensor cores
-// take as their first operand; so the product is as exact as in f32, and x is split once in a block.
+// A consumer warpgroup: 64 rows of a tile, in every step or in every other one. x comes as f32 from shared memory and is split into three bf16
+// parts in registers, which the tensor cores take as their first operand: as exact as in f32, and x is split once in a block.
 #pragma once
 #include "../../model/split.h"
 #include "../ptx/wgmma_n128.h"
@@ -12,8 +12,8 @@ struct Sums {
   float of[C::kProducts][C::kWidth / 2];
 };
 
-// Steps turn, turn + turns, ... of the rows from `rows` on. Lane (g = lane / 4, t = lane % 4) of warp w brings rows 16 w + g and that + 8 of columns 2t, 2t + 1 and those + 8 to each product
-// of 16 columns.
+// Steps turn, turn + turns, ... of the rows from `rows` on. Lane (g = lane / 4, t = lane % 4) of warp w brings to each product of 16 columns rows
+// 16 w + g and that + 8, of columns 2t, 2t + 1 and those + 8.
 template <class C>
 __device__ __forceinline__ void consume(uint32_t base, int rows, int turn, int steps, Sums<C>& sums) {
   using namespace ptx;
@@ -41,7 +41,9 @@ __device__ __forceinline__ void consume(uint32_t base, int rows, int turn, int s
 #pragma unroll
     for (int k = 0; k < kStep / 16; ++k) {
       wgmma_wait<1>();
-      if (k == 1 && step >= C::kTurns && lane == 0) mbarrier_arrive(base + C::kBarriers + 16 * ((step - C::kTurns) % C::kStages) + 8);
+      if (k == 1 && step >= C::kTurns && lane == 0) {  // all products with the stage before are done
+        mbarrier_arrive(base + C::kBarriers + 16 * ((step - C::kTurns) % C::kStages) + 8);
+      }
       auto& mine = parts[k & 1];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {

@@ -36,6 +36,10 @@ __device__ __forceinline__ void write_sums(const TileProduct& p, int rows, const
   }
 }
 
+__device__ __forceinline__ void store_shared8(uint32_t address, float a, float b) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(a), "f"(b) : "memory");
+}
+
 // The consumers' sums into their block's shared memory, once the ring is free.
 template <class C>
 __device__ __forceinline__ void stage_sums(uint32_t base, int rows, int turn, const Sums<C>& sums) {
@@ -46,9 +50,8 @@ __device__ __forceinline__ void stage_sums(uint32_t base, int rows, int turn, co
 #pragma unroll
     for (int j = 0; j < C::kWidth / 8; ++j) {
       const uint32_t at = base + turn * C::kPartBytes + r * C::kSumStride + (n * C::kWidth + j * 8 + (lane & 3) * 2) * 4;
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(sums.of[n][4 * j]), "f"(sums.of[n][4 * j + 1]) : "memory");
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + 8 * C::kSumStride), "f"(sums.of[n][4 * j + 2]), "f"(sums.of[n][4 * j + 3])
-                   : "memory");
+      store_shared8(at, sums.of[n][4 * j], sums.of[n][4 * j + 1]);
+      store_shared8(at + 8 * C::kSumStride, sums.of[n][4 * j + 2], sums.of[n][4 * j + 3]);
     }
   }
 }
@@ -64,10 +67,14 @@ __device__ __forceinline__ void add_up(const TileProduct& p, uint32_t base, int 
     const uint32_t at_part = base + r * C::kSumStride + c * 4;
     float4 part[kBlocks * C::kTurns];
 #pragma unroll
-    for (int i = 0; i < kBlocks * C::kTurns; ++i) part[i] = load_cluster16(at_part + i % C::kTurns * C::kPartBytes, i / C::kTurns);
+    for (int i = 0; i < kBlocks * C::kTurns; ++i) {
+      part[i] = load_cluster16(at_part + i % C::kTurns * C::kPartBytes, i / C::kTurns);
+    }
     float4 sum = part[0];
 #pragma unroll
-    for (int i = 1; i < kBlocks * C::kTurns; ++i) sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+    for (int i = 1; i < kBlocks * C::kTurns; ++i) {
+      sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+    }
     write_pair(p, r, p.column + c, sum.x, sum.y, pairs);
     write_pair(p, r, p.column + c + 2, sum.z, sum.w, pairs);
   }

@@ -1,5 +1,5 @@
-// The loading warpgroup: weights by the copy engine, as bf16 in boxes of 64 x 64; x as f32 by each thread, 16 bytes a copy, so that rows may come from
-// anywhere. Zeros where columns end. What stands in rows past the end is of no matter: they are never written.
+// The loading warpgroup: weights by the copy engine, as bf16 in boxes of 64 x 64; x as f32 by each thread, 16 bytes a copy, so that rows may come
+// from anywhere. Zeros where columns end. What stands in rows past the end is of no matter: they are never written.
 #pragma once
 #include "../../model/tile_product.h"
 #include "../ptx/tma.h"
@@ -21,10 +21,10 @@ __device__ __forceinline__ void produce(const TileProduct& p, uint32_t base, int
   const auto weights = [&](int step) {
     if (!copies_weights) return;
     if (box == 0) mbarrier_expect_tx(barrier_of(step), C::kWeightBytes);
-    tma_load_2d(stage_of(step) + C::kXBytes + box * kBoxBytes, p.weight_map, barrier_of(step), step * kStep, int(p.weight_row + p.column) + box * kStep);
+    const uint32_t target = stage_of(step) + C::kXBytes + box * kBoxBytes;
+    tma_load_2d(target, p.weight_map, barrier_of(step), step * kStep, int(p.weight_row + p.column) + box * kStep);
   };
-  // A thread copies the same 16 bytes of every eighth row of x: their place in a row of shared memory, which depends on the row's number modulo 8, is
-  // the same for all of them.
+  // A thread copies the same 16 bytes of every eighth row of x: their place in a row of shared memory depends on the row's number modulo 8.
   const int row = thread >> 4, chunk = thread & 15;
   const uint32_t place = row * 256 + ((chunk ^ (row & 7) << 1) << 4);
   const int copies = (p.rows - row + 7) / 8;
@@ -36,7 +36,9 @@ __device__ __forceinline__ void produce(const TileProduct& p, uint32_t base, int
       if (j >= copies) break;
       const float* source[4];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) asm volatile("ld.shared.b64 %0, [%1];" : "=l"(source[e]) : "r"(base + C::kRowPointers + 8 * (row + 8 * (j + e))));
+      for (int e = 0; e < 4; ++e) {
+        asm volatile("ld.shared.b64 %0, [%1];" : "=l"(source[e]) : "r"(base + C::kRowPointers + 8 * (row + 8 * (j + e))));
+      }
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         if (j + e < copies) cp_async16(stage_of(step) + place + (j + e) * 2048, bytes ? source[e] + k : p.x, bytes);
