@@ -1,8 +1,9 @@
 """The products of the model graph, f32 rows with bf16 weights: each kernel is compared with float64, then all are timed in turns, beside cuBLAS in f32
 (weights in f32, no TF32) and in bf16 (rows rounded, so less exact).
 
-`time_linear.py [FOLDER]`: a folder with another mla_model.cubin and its manifest beside them. A number behind a name is the blocks of a cluster. ROWS and SHAPES (`16384x7168,...`, outputs x
-inputs) pick what is timed. Weights rotate, so that each launch reads them from memory.
+`time_linear.py [FOLDER]`: a folder with another mla_model.cubin and its manifest beside them. A number behind a name is the blocks of a cluster. ROWS and
+SHAPES (`16384x7168,...`, outputs x inputs) pick what is timed. Weights rotate, so that each launch reads them from memory. `time_linear.py check [ROWS]`
+compares only, with these numbers of rows (`3,70`).
 """
 import ctypes as C
 import os
@@ -146,11 +147,8 @@ def name_of(module, symbol, cluster, modules):
     return age + symbol[11:] + (f'/{cluster}' if cluster > 1 else '')
 
 
-if __name__ == '__main__':
-    modules = [os.path.join(add(folder), MODULE) for folder in sys.argv[1:]] + [MODULE]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    check(modules)
-    for shape in os.environ.get('SHAPES', '16384x7168,7168x2048,2048x2048,576x7168').split(','):
+def time_products(modules):
+    for shape in os.environ.get('SHAPES', '16384x7168,7168x2048,2048x2048,576x7168,576x2048,3072x2048').split(','):
         o, i = (int(word) for word in shape.split('x'))
         sets = max(1, -(-(120 << 20) // (o * i * 2)))
         weights = [torch.randn(o, i, device='cuda').bfloat16() for _ in range(sets)]
@@ -170,6 +168,9 @@ if __name__ == '__main__':
         del weights
         _maps.clear()
         torch.cuda.empty_cache()
+
+
+def time_experts():
     kinds = [(MODULE, 'mla_expert_tiles'), (MODULE, 'mla_expert_tiles_half'), (HOPPER, 'mla_expert_tiles_64x128'), (HOPPER, 'mla_expert_tiles_64x256')]
     for n, hidden, inner, count, choices in ((64, 2048, 1408, 64, 6), (512, 2048, 1408, 64, 6), (2048, 2048, 1408, 64, 6), (512, 7168, 2048, 64, 8)):
         contenders = []
@@ -184,3 +185,14 @@ if __name__ == '__main__':
         del contenders, first
         _maps.clear()
         torch.cuda.empty_cache()
+
+
+if __name__ == '__main__':
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if sys.argv[1:2] == ['check']:
+        check([MODULE], *([tuple(int(word) for word in sys.argv[2].split(','))] if sys.argv[2:] else []))
+    else:
+        compared = [os.path.join(add(folder), MODULE) for folder in sys.argv[1:]] + [MODULE]
+        check(compared)
+        time_products(compared)
+        time_experts()
