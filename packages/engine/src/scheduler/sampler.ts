@@ -1,4 +1,6 @@
 import { InvalidArgumentError } from '@flashmla/spec'
+import { draw } from './draw'
+import { NEGLIGIBLE, power } from './powers'
 
 export interface SamplingParams {
   /** 0 is greedy (the default). */
@@ -79,8 +81,12 @@ export function sampleToken(
       `No token can be chosen: the best of ${logits.length} has the logit ${logits[best]}.`,
       'Give a grammar that some token can follow; if there is none, check the weights.',
     )
-  const token = temperature === 0 ? best : draw(logits, logits[best]!, { temperature, topK, topP, minP }, random)
-  return params.logprobs === undefined ? { token } : { token, ...logProbabilities(logits, token, params.logprobs) }
+  const largest = logits[best]!
+  const greedy = temperature === 0 || largest === Infinity
+  const token = greedy ? best : draw(logits, largest, { temperature, topK, topP, minP }, random)
+  return params.logprobs === undefined
+    ? { token }
+    : { token, ...logProbabilities(logits, largest, token, params.logprobs) }
 }
 
 function adjusted(
@@ -107,46 +113,25 @@ function adjusted(
   return logits
 }
 
-function draw(
-  logits: Float32Array,
-  largest: number,
-  params: { temperature: number; topK: number; topP: number; minP: number },
-  random: number,
-): number {
-  const { temperature, topK, topP, minP } = params
-  const floor = minP > 0 ? largest + temperature * Math.log(minP) : -Infinity
-  const order: number[] = []
-  for (let i = 0; i < logits.length; i++) if (logits[i]! >= floor && logits[i]! > -Infinity) order.push(i)
-  if (topK > 0 || topP < 1) order.sort((a, b) => logits[b]! - logits[a]! || a - b)
-  if (topK > 0 && order.length > topK) order.length = topK
-  const powers = order.map((i) => Math.exp((logits[i]! - largest) / temperature))
-  const total = powers.reduce((a, b) => a + b, 0)
-  let kept = 0
-  let mass = 0
-  while (kept < order.length && (kept === 0 || mass < topP * total)) mass += powers[kept++]!
-  let target = random * mass
-  for (let i = 0; i < kept; i++) {
-    target -= powers[i]!
-    if (target < 0) return order[i]!
-  }
-  return order[kept - 1]!
-}
-
-function logProbabilities(logits: Float32Array, token: number, count: number) {
-  let largest = -Infinity
-  for (const value of logits) if (value > largest) largest = value
+/** Of the token drawn, and of the `count` likeliest, in their order. */
+function logProbabilities(logits: Float32Array, largest: number, token: number, count: number) {
   let total = 0
-  for (const value of logits) total += Math.exp(value - largest)
+  for (let i = 0; i < logits.length; i++) {
+    const less = logits[i]! - largest
+    if (less >= -NEGLIGIBLE) total += power(less)
+  }
   const norm = largest + Math.log(total)
   const top: { token: number; logprob: number }[] = []
+  let worst = -Infinity
   for (let i = 0; i < logits.length && count > 0; i++) {
-    const logprob = logits[i]! - norm
-    if (logprob === -Infinity) continue
-    if (top.length === count && logprob <= top[count - 1]!.logprob) continue
+    const logit = logits[i]!
+    if (!(logit > worst)) continue
+    const logprob = logit - norm
     let at = top.length
     while (at > 0 && top[at - 1]!.logprob < logprob) at--
     top.splice(at, 0, { token: i, logprob })
     if (top.length > count) top.pop()
+    if (top.length === count) worst = logits[top[count - 1]!.token]!
   }
   return { logprob: logits[token]! - norm, top }
 }
