@@ -43,6 +43,7 @@ const model = [
   ['mla_silu_mul', 256],
   ['mla_convert', 256],
   ['mla_argmax', 256],
+  ['mla_sample', 1024],
   ['mla_route', 32],
   ['mla_linear_few_1', 256],
   ['mla_linear_few_4', 256],

@@ -85,6 +85,16 @@ struct MlaArgmaxParams {
 };
 static_assert(sizeof(MlaArgmaxParams) == 32, "mirrored on the host");
 
+// mla_sample: a block a row. A row that is not drawn is -1: more than 4096 of its tokens may be needed, or its logits are not numbers.
+struct MlaSampleParams {
+  const float* logits;         //   0 [n, vocab]
+  const float* rows;           //   8 [n, 6] temperature, top_k, top_p, min_p, random's upper 16 bits and its lower 16, as parts of 1
+  int32_t* ids;                //  16 [n]
+  int64_t n;                   //  24
+  int64_t vocab;               //  32
+};
+static_assert(sizeof(MlaSampleParams) == 40, "mirrored on the host");
+
 // mla_route: a warp a row. At most 1024 experts.
 struct MlaRouteParams {
   const float* logits;         //   0 [n, experts]

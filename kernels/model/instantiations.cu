@@ -7,6 +7,7 @@
 #include "linear_few.h"
 #include "linear_mma.h"
 #include "rows.h"
+#include "sample.h"
 #include "tile.h"
 
 #define KERNEL(symbol, threads, Params, ...) \
@@ -20,6 +21,7 @@ KERNEL(mla_add, 256, MlaElementsParams, add)
 KERNEL(mla_silu_mul, 256, MlaElementsParams, silu_mul)
 KERNEL(mla_convert, 256, MlaConvertParams, convert)
 KERNEL(mla_argmax, 256, MlaArgmaxParams, argmax)
+KERNEL(mla_sample, 1024, MlaSampleParams, sample)
 KERNEL(mla_route, 32, MlaRouteParams, route)
 KERNEL(mla_linear_few_1, 256, MlaLinearParams, linear_few<1, 1>)
 KERNEL(mla_linear_few_4, 256, MlaLinearParams, linear_few<4, 2>)

@@ -222,6 +222,12 @@ inline int __reduce_add_sync(unsigned, int value) {
   for (int i = 0; i < block::kWarp; ++i) sum += all[i];
   return sum;
 }
+template <typename T>
+T atomicAdd(T* target, T by) {
+  const T before = *target;
+  *target += by;
+  return before;
+}
 inline unsigned __ballot_sync(unsigned, bool value) {
   const bool* all = block::exchange(value);
   unsigned bits = 0;

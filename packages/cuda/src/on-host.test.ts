@@ -27,7 +27,7 @@ describe.skipIf(!library)(library ? 'on the host' : 'on the host: needs Linux an
     ['append', checkAppend],
     ...decodesOf(60_000),
     ...contract('f32'),
-    ...contract('bf16', /^(?!attention|cache|batch)/), // weights are nothing to those
+    ...contract('bf16', /^(?!attention|cache|batch|sample)/), // weights are nothing to those
     ...fastAttention,
     notFinite,
     ...fewLogits,

@@ -10,8 +10,9 @@ import { Checkpoint } from './checkpoint/checkpoint'
 import { checkQuantization } from './checkpoint/fp8-block'
 import { readJsonObject } from './checkpoint/json-file'
 import { endTokensOf } from './generation-config'
-import type { StepInput } from './step'
-import { checkInputs, planStep, rowsOf } from './step'
+import { Head } from './head'
+import type { DrawInput, StepInput, StepPlan } from './step'
+import { checkDraws, checkInputs, planStep, rowsOf } from './step'
 import type { LayerWeights, ModelWeights } from './weights'
 import { disposeWeights, loadWeights } from './weights'
 import type { FeedForwardTensors, StepTensors } from './workspace'
@@ -42,8 +43,14 @@ export class Model {
   readonly #rope: Tensor<'f32'>
   readonly #batch: PagedBatch
   readonly #workspace: Workspace
+  readonly #head: Head
   /** What the model made, in the order of making. */
   readonly #owned: { dispose(): void }[] = []
+  /**
+   * As `step`, with tokens drawn from the logits where those are, one for each row: -1 where a row has none to choose. Undefined where the backend
+   * doesn't draw (`Backend.sample`). @throws InvalidArgumentError for draws that can't be
+   */
+  readonly draw: ((inputs: readonly DrawInput[]) => Promise<Int32Array[]>) | undefined
   /** The step that was asked for last: the next one waits for it, since they share the work memory. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -57,6 +64,7 @@ export class Model {
     readonly maxBatchTokens: number,
     readonly cacheFormat: CacheFormat,
   ) {
+    this.draw = backend.sample && ((inputs) => this.#draw(inputs))
     const own = <T extends { dispose(): void }>(resource: T): T => {
       this.#owned.push(resource)
       return resource
@@ -75,6 +83,7 @@ export class Model {
       )
       const logitRows = Math.min(maxBatchTokens, 64)
       this.#workspace = own(new Workspace(backend, config, this.maxBatchTokens, logitRows, maxBatchSize))
+      this.#head = new Head(backend, weights, config, this.#workspace)
     } catch (error) {
       for (const resource of this.#owned) resource.dispose()
       throw error
@@ -136,24 +145,41 @@ export class Model {
    * `[rows, vocab]`. Nothing is appended when it throws. Steps run one after the other, in the order of the calls.
    */
   step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
-    const step = this.#last.then(() => this.#step(inputs))
+    return this.#inOrder(inputs, async (x, plan) => {
+      const logits = await this.#head.logits(x, plan.logitRows)
+      const { vocabSize } = this.config
+      return sliced(inputs, (first, last) => logits.subarray(first * vocabSize, last * vocabSize))
+    })
+  }
+
+  async #draw(inputs: readonly DrawInput[]): Promise<Int32Array[]> {
+    checkDraws(inputs, this.config.vocabSize)
+    return this.#inOrder(inputs, async (x, plan) => {
+      const draws = inputs.flatMap((input) => input.draws)
+      const tokens = await this.#head.tokens(x, plan.logitRows, draws)
+      return sliced(inputs, (first, last) => tokens.subarray(first, last))
+    })
+  }
+
+  #inOrder<T>(inputs: readonly StepInput[], results: Results<T>): Promise<T[]> {
+    const step = this.#last.then(() => this.#take(inputs, results))
     const done = () => {}
     this.#last = step.then(done, done)
     return step
   }
 
-  async #step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
+  async #take<T>(inputs: readonly StepInput[], results: Results<T>): Promise<T[]> {
     checkInputs(inputs, this.config, this)
     const lengths = inputs.map(({ sequence }) => sequence.length)
     try {
-      return await this.#run(inputs)
+      return await this.#run(inputs, results)
     } catch (error) {
       for (const [i, { sequence }] of inputs.entries()) sequence.truncate(Math.min(sequence.length, lengths[i]!))
       throw error
     }
   }
 
-  async #run(inputs: readonly StepInput[]): Promise<Float32Array[]> {
+  async #run<T>(inputs: readonly StepInput[], results: Results<T>): Promise<T[]> {
     const { config, backend } = this
     for (const { sequence, tokens } of inputs) {
       const copy = sequence.appendTokens(tokens)
@@ -172,39 +198,13 @@ export class Model {
       backend.rmsNorm(step.normed, step.x, layer.postNorm, config.rmsNormEps)
       this.#feedForward(step, layer)
     })
-    const logits = await this.#logits(step.x, plan.logitRows)
-    let row = 0
-    return inputs.map((input) => {
-      const first = row
-      row += rowsOf(input)
-      return logits.subarray(first * config.vocabSize, row * config.vocabSize)
-    })
+    return results(step.x, plan)
   }
 
   /** Frees the weights, caches and work memory. */
   dispose(): void {
     for (const resource of this.#owned) resource.dispose()
     disposeWeights(this.weights)
-  }
-
-  /** Logits `[rows, vocab]` of the given rows of x, some rows at a time: all of a long prompt's would fill the memory. */
-  async #logits(x: Tensor<'f32'>, rows: Int32Array): Promise<Float32Array> {
-    const { config, backend } = this
-    const most = this.#workspace.maxLogitRows
-    const read = (chunk: Int32Array) => {
-      const work = this.#workspace.logits(chunk.length)
-      backend.write(work.rows, chunk)
-      backend.gatherRows(work.x, x, work.rows)
-      backend.rmsNorm(work.x, work.x, this.weights.norm, config.rmsNormEps)
-      backend.linear(work.logits, work.x, this.weights.head)
-      return backend.read(work.logits)
-    }
-    // A decode step's logits are read in one go: what the backend copied is not copied again.
-    if (rows.length > 0 && rows.length <= most) return read(rows)
-    const all = new Float32Array(rows.length * config.vocabSize)
-    for (let first = 0; first < rows.length; first += most)
-      all.set(await read(rows.subarray(first, first + most)), first * config.vocabSize)
-    return all
   }
 
   /** x += attention(normed), and the rows' latents go to the cache. */
@@ -264,4 +264,17 @@ export class Model {
     }
     if (layer.dense) backend.add(step.x, step.added)
   }
+}
+
+/** What a step gives of the rows of x that it is asked for. */
+type Results<T> = (x: Tensor<'f32'>, plan: StepPlan) => Promise<T[]>
+
+/** Each input's share of the rows of all. */
+function sliced<T>(inputs: readonly StepInput[], slice: (first: number, last: number) => T): T[] {
+  let row = 0
+  return inputs.map((input) => {
+    const first = row
+    row += rowsOf(input)
+    return slice(first, row)
+  })
 }

@@ -1,7 +1,8 @@
 import type { BlockPool, PagedSequence } from '@flashmla/kv-cache'
 import type { MlaConfig } from '@flashmla/latent'
-import type { BatchStep } from '@flashmla/spec'
+import type { BatchStep, Draw } from '@flashmla/spec'
 import { InvalidArgumentError, OutOfPagesError } from '@flashmla/spec'
+import { checkSampling } from './scheduler/sampler'
 
 /** One sequence's share of a step. */
 export interface StepInput {
@@ -16,6 +17,12 @@ export interface StepLimits {
   readonly maxBatchSize: number
   readonly maxBatchTokens: number
   readonly pool: BlockPool
+}
+
+/** A sequence's share of a step whose tokens are drawn where the logits are. */
+export interface DrawInput extends StepInput {
+  /** For each row of logits that it asks for. */
+  readonly draws: readonly Draw[]
 }
 
 /**
@@ -100,4 +107,20 @@ export function planStep(inputs: readonly StepInput[]): StepPlan {
     plan.queryStart[s + 1] = row
   })
   return plan
+}
+
+/** @throws InvalidArgumentError for a number of draws that is not that of the rows, or a draw that can't be */
+export function checkDraws(inputs: readonly DrawInput[], vocabSize: number): void {
+  for (const input of inputs) {
+    if (input.draws.length !== rowsOf(input))
+      throw new InvalidArgumentError(
+        `${input.draws.length} draws were given for ${rowsOf(input)} rows of logits.`,
+        'Give one for each row that the input asks for.',
+      )
+    for (const draw of input.draws) {
+      checkSampling(draw, vocabSize)
+      if (draw.random >= 0 && draw.random < 1) continue
+      throw new InvalidArgumentError(`A random number can't be ${draw.random}.`, 'Give one from 0 on and below 1.')
+    }
+  }
 }

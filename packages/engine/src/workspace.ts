@@ -1,5 +1,6 @@
 import type { MlaConfig } from '@flashmla/latent'
 import type { Backend, Tensor } from '@flashmla/spec'
+import { DRAW_COLUMNS } from '@flashmla/spec'
 
 type F32 = Tensor<'f32'>
 type I32 = Tensor<'i32'>
@@ -62,6 +63,9 @@ export interface LogitTensors {
   readonly x: F32
   /** `[rows, vocab]` */
   readonly logits: F32
+  /** `[rows, 6]` and `[rows]`: how tokens are drawn, and which were; see `Backend.sample`. */
+  readonly draws: F32
+  readonly tokens: I32
 }
 
 /**
@@ -91,6 +95,8 @@ export class Workspace {
         rows: i32(maxLogitRows),
         x: f32(maxLogitRows, config.hiddenSize),
         logits: f32(maxLogitRows, config.vocabSize),
+        draws: f32(maxLogitRows, DRAW_COLUMNS),
+        tokens: i32(maxLogitRows),
       }
     } catch (error) {
       this.dispose()
@@ -124,6 +130,8 @@ export class Workspace {
         rows: this.backend.view(this.#logits.rows, [rows]),
         x: this.backend.view(this.#logits.x, [rows, hiddenSize]),
         logits: this.backend.view(this.#logits.logits, [rows, vocabSize]),
+        draws: this.backend.view(this.#logits.draws, [rows, DRAW_COLUMNS]),
+        tokens: this.backend.view(this.#logits.tokens, [rows]),
       }
       this.#logitViews.set(rows, view)
     }

@@ -1,5 +1,6 @@
 import type { ExpertWeights, RouterOptions } from './backend'
 import type { PagedCache } from './cache-format'
+import { DRAW_COLUMNS } from './draw'
 import { InvalidArgumentError } from './errors'
 import type { Tensor, Weight } from './tensor'
 import { sizeOf } from './tensor'
@@ -82,6 +83,12 @@ export const check = {
   argmax(ids: I32, logits: F32): void {
     dtypes('argmax', { logits }, { ids })
     demand(last(logits) > 0 && rowsOf(logits) === sizeOf(ids.shape), 'argmax', { ids, logits })
+  },
+  sample(ids: I32, logits: F32, draws: F32): void {
+    dtypes('sample', { logits, draws }, { ids })
+    const n = sizeOf(ids.shape)
+    const fits = last(logits) > 0 && rowsOf(logits) === n && last(draws) === DRAW_COLUMNS && rowsOf(draws) === n
+    demand(fits, 'sample', { ids, logits, draws })
   },
   route(ids: I32, weights: F32, logits: F32, bias: F32 | undefined, options: RouterOptions): void {
     dtypes('route', bias ? { weights, logits, bias } : { weights, logits }, { ids })

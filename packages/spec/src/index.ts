@@ -19,6 +19,7 @@ export type {
 export type { CacheFormat, PagedCache } from './cache-format'
 export { checkStep } from './check-step'
 export { check } from './checks'
+export { DRAW_COLUMNS, type Draw, packDraw } from './draw'
 export type { ErrorCode } from './errors'
 export {
   AbortedError,

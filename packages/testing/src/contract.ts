@@ -9,6 +9,7 @@ import { errorCases } from './cases/errors'
 import { expertCases } from './cases/experts'
 import { memoryCases } from './cases/memory'
 import { operationCases } from './cases/operations'
+import { sampleCases } from './cases/sample'
 import { weightCases } from './cases/weights'
 import type { Tolerance } from './compare'
 import { ContractError, float32Tolerance } from './compare'
@@ -69,6 +70,7 @@ export function contractCases(
     ...memoryCases,
     ...weightCases,
     ...operationCases,
+    ...sampleCases,
     ...expertCases,
     ...cacheCases(dimensions),
     ...attentionCases(dimensions),

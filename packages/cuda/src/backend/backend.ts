@@ -16,7 +16,7 @@ import type {
 import { check, UnsupportedError } from '@flashmla/spec'
 import type { DeviceInfo } from '../driver/context'
 import { fill, upload } from '../driver/copy'
-import { MlaAppendRowsParams, MlaArgmaxParams, MlaRouteParams } from '../kernels/model-params'
+import { MlaAppendRowsParams, MlaRouteParams } from '../kernels/model-params'
 import { runAttention } from './attention'
 import { CudaBatch, ownBatch } from './batch'
 import { CudaCache, ownCache } from './cache'
@@ -29,6 +29,7 @@ import { runNaiveAttention } from './naive-attention'
 import * as rows from './rows'
 import { Staging } from './staging'
 import { CudaTensor, columnsOf, own, rowsOf } from './tensor'
+import { chooseLargest, drawTokens } from './tokens'
 import { CudaWeight, ownWeight, type WeightPrecision } from './weight'
 
 type F32 = Tensor<'f32'>
@@ -177,10 +178,12 @@ export class CudaBackend implements Backend {
 
   argmax(ids: I32, logits: F32): void {
     check.argmax(ids, logits)
-    const [to, x] = [this.#i32(ids), this.#f32(logits)]
-    const n = rowsOf(x)
-    const values = { logits: x.address, ids: to.address, n, vocab: columnsOf(x) }
-    this.#device.run('mla_argmax', MlaArgmaxParams, [n, 1], values)
+    chooseLargest(this.#device, this.#i32(ids), this.#f32(logits))
+  }
+
+  sample(ids: I32, logits: F32, draws: F32): void {
+    check.sample(ids, logits, draws)
+    drawTokens(this.#device, this.#i32(ids), this.#f32(logits), this.#f32(draws))
   }
 
   route(ids: I32, weights: F32, logits: F32, bias: F32 | undefined, options: RouterOptions): void {

@@ -74,6 +74,14 @@ export const MlaArgmaxParams = new Struct('MlaArgmaxParams', {
   vocab: 'i64',
 })
 
+export const MlaSampleParams = new Struct('MlaSampleParams', {
+  logits: 'ptr',
+  rows: 'ptr',
+  ids: 'ptr',
+  n: 'i64',
+  vocab: 'i64',
+})
+
 export const MlaRouteParams = new Struct('MlaRouteParams', {
   logits: 'ptr',
   bias: 'ptr',

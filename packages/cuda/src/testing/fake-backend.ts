@@ -28,6 +28,7 @@ const STRUCTS: readonly [RegExp, Struct<Record<string, never>>][] = (
     [/^mla_(add|silu_mul)$/, structs.MlaElementsParams],
     [/^mla_convert$/, structs.MlaConvertParams],
     [/^mla_argmax$/, structs.MlaArgmaxParams],
+    [/^mla_sample$/, structs.MlaSampleParams],
     [/^mla_route$/, structs.MlaRouteParams],
     [/^mla_linear/, structs.MlaLinearParams],
     [/^mla_expert/, structs.MlaExpertParams],

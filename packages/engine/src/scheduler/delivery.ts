@@ -1,7 +1,8 @@
 import type { CachedSequence } from '@flashmla/kv-cache'
 import type { Branch, Job } from './branch'
+import type { Drawn } from './drawn'
 import type { FinishReason } from './request'
-import { sampleToken, uniform } from './sampler'
+import type { Sample } from './sampler'
 import type { Scheduled, Scheduler } from './scheduler'
 
 /** What delivery counts of the engine's statistics. */
@@ -14,13 +15,12 @@ export interface DeliveryCounters {
 }
 
 export interface DeliveryLimits {
-  readonly vocabSize: number
   readonly eosTokenIds: readonly number[]
   /** Tokens that a sequence can have, its prompt included. */
   readonly contextTokens: number
 }
 
-/** Turns a step's logits into tokens: samples them, tells the listeners, and ends what has its last one. */
+/** Hands out a step's tokens: tells the listeners, and ends what has its last one. */
 export class Delivery {
   /** `end` is called with a job whose samples have all ended. */
   constructor(
@@ -30,8 +30,8 @@ export class Delivery {
     private readonly end: (job: Job) => void,
   ) {}
 
-  /** Samples what the step allows, delivers it, and rolls back what was guessed wrong. Returns the tokens delivered. */
-  take({ branch, tokens, drafted, samples }: Scheduled, logits: Float32Array): number {
+  /** Delivers what is drawn of the step, and rolls back what was guessed wrong. Returns the tokens delivered. */
+  take({ branch, tokens, drafted, samples }: Scheduled, drawn: Drawn): number {
     const { job } = branch
     if (!job.live.has(branch)) return 0
     job.failures = 0
@@ -39,7 +39,6 @@ export class Delivery {
       branch.sequence!.commit()
       return 0
     }
-    const { vocabSize } = this.limits
     const first = branch.generated === 0
     const known = branch.tokens.length
     let delivered = 0
@@ -51,7 +50,7 @@ export class Delivery {
     }
     for (let row = 0; row <= drafted && !finished; row++) {
       const before = branch.tokens.length
-      finished = this.#sample(branch, logits.subarray(row * vocabSize, (row + 1) * vocabSize))
+      finished = this.#deliver(branch, drawn(branch, row))
       delivered += branch.tokens.length - before
       if (row === drafted || branch.tokens[known + row] !== tokens[tokens.length - drafted + row]) break
       accepted++
@@ -62,7 +61,7 @@ export class Delivery {
     if (first)
       for (const other of [...job.live]) {
         if (!job.live.has(other) || other.index <= branch.index || other.generated > 0) continue
-        this.#sample(other, logits)
+        this.#deliver(other, drawn(other, 0))
         delivered += other.generated
       }
     this.counters.generated += delivered
@@ -77,12 +76,10 @@ export class Delivery {
     }
   }
 
-  /** Draws, delivers and accounts for one token; true when the sample has ended. */
-  #sample(branch: Branch, row: Float32Array): boolean {
+  /** Delivers and accounts for one token; true when the sample has ended. */
+  #deliver(branch: Branch, sample: Sample): boolean {
     const { job, index, constraint } = branch
     const { request } = job
-    const random = uniform(job.seed, index, branch.generated)
-    const sample = sampleToken(row, job.sampling, random, branch, constraint?.mask())
     const { token } = sample
     const eos = !request.ignoreEos && this.limits.eosTokenIds.includes(token)
     if (eos || request.stopTokenIds?.includes(token)) return this.finish(branch, 'stop')

@@ -1,12 +1,8 @@
+import type { Draw } from '@flashmla/spec'
 import { NEGLIGIBLE, power } from './powers'
 
-/** What is kept of the tokens before one is drawn: see `SamplingParams`. */
-export interface Cut {
-  readonly temperature: number
-  readonly topK: number
-  readonly topP: number
-  readonly minP: number
-}
+/** What is kept of the tokens before one is drawn. */
+export type Cut = Omit<Draw, 'random'>
 
 // Work memory of a vocabulary's size, for one draw at a time.
 /** By token: its probability, times what all have in common. */

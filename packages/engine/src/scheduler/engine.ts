@@ -1,10 +1,10 @@
 import { PagedKvCache } from '@flashmla/kv-cache'
 import { AbortedError, DeadlineError, DisposedError, QueueFullError } from '@flashmla/spec'
-import type { StepInput } from '../step'
 import type { Job } from './branch'
 import { Branch } from './branch'
 import { Delivery } from './delivery'
 import { PromptLookupDrafter } from './drafter'
+import { type Drawn, runStep } from './drawn'
 import type { EngineOptions, StepModel } from './options'
 import type { GenerationRequest, RequestHandle, RequestListener, RunningRequest } from './request'
 import { checkRequest, EventQueue } from './request'
@@ -67,8 +67,8 @@ export class LlmEngine {
     }
     this.#scheduler = new Scheduler(this.#cache, limits, options.drafter ?? new PromptLookupDrafter())
     this.contextTokens = Math.min(model.config.maxPositions, pool.numBlocks * pageSize)
-    const { vocabSize, eosTokenIds } = model.config
-    const bounds = { vocabSize, eosTokenIds, contextTokens: this.contextTokens }
+    const { eosTokenIds } = model.config
+    const bounds = { eosTokenIds, contextTokens: this.contextTokens }
     this.#delivery = new Delivery(bounds, this.#scheduler, this.#counters, (job) => this.#end(job))
   }
 
@@ -239,14 +239,11 @@ export class LlmEngine {
     this.#loop = undefined
   }
 
-  /** The step's logits; undefined when the model failed, in which case the branches wait to be computed anew. */
-  async #forward(scheduled: readonly Scheduled[]): Promise<Float32Array[] | undefined> {
-    const inputs = scheduled.map(({ branch, tokens, drafted, samples }): StepInput => {
-      return { sequence: branch.sequence!, tokens, logits: !samples ? 'none' : drafted > 0 ? 'all' : 'last' }
-    })
+  /** What the step draws; undefined when the model failed, in which case the branches wait to be computed anew. */
+  async #forward(scheduled: readonly Scheduled[]): Promise<Drawn[] | undefined> {
     this.#busy = true
     try {
-      return await this.model.step(inputs)
+      return await runStep(this.model, scheduled)
     } catch (error) {
       const jobs = new Set(scheduled.map(({ branch }) => branch.job))
       for (const { branch } of scheduled) if (branch.job.live.has(branch)) this.#scheduler.preempt(branch)

@@ -1,5 +1,5 @@
 import type { BlockPool } from '@flashmla/kv-cache'
-import type { StepInput } from '../step'
+import type { DrawInput, StepInput } from '../step'
 import type { Drafter } from './drafter'
 
 /** What the engine needs of a model; `Model` is one. */
@@ -14,6 +14,8 @@ export interface StepModel {
   readonly maxBatchSize: number
   readonly maxBatchTokens: number
   step(inputs: readonly StepInput[]): Promise<Float32Array[]>
+  /** As `step`, with tokens drawn from the logits, -1 where a row has none to choose; without it the engine draws. */
+  readonly draw?: ((inputs: readonly DrawInput[]) => Promise<Int32Array[]>) | undefined
 }
 
 export interface EngineOptions {

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from '@flashmla/spec'
-import { draw } from './draw'
+import { type Cut, draw } from './draw'
 import { NEGLIGIBLE, power } from './powers'
 
 export interface SamplingParams {
@@ -72,21 +72,44 @@ export function sampleToken(
   history: { readonly tokens: readonly number[]; readonly promptLength: number },
   mask?: Uint32Array,
 ): Sample {
-  const { temperature = 0, topK = 0, topP = 1, minP = 0 } = params
+  const { temperature, topK, topP, minP } = cutOf(params)
   const logits = adjusted(row, params, history, mask)
-  let best = 0
-  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i
-  if (!(logits[best]! > -Infinity))
-    throw new InvalidArgumentError(
-      `No token can be chosen: the best of ${logits.length} has the logit ${logits[best]}.`,
-      'Give a grammar that some token can follow; if there is none, check the weights.',
-    )
+  const best = bestOf(logits)
   const largest = logits[best]!
+  if (!(largest > -Infinity)) throw noToken(`the best of ${logits.length} has the logit ${largest}`)
   const greedy = temperature === 0 || largest === Infinity
   const token = greedy ? best : draw(logits, largest, { temperature, topK, topP, minP }, random)
   return params.logprobs === undefined
     ? { token }
     : { token, ...logProbabilities(logits, largest, token, params.logprobs) }
+}
+
+/** The place of the largest logit; of a NaN when that comes first. */
+function bestOf(logits: Float32Array): number {
+  let best = 0
+  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i
+  return best
+}
+
+/** The largest logit, NaN when that comes first. */
+export const largestOf = (logits: Float32Array) => logits[bestOf(logits)]!
+
+export const noToken = (why: string) =>
+  new InvalidArgumentError(
+    `No token can be chosen: ${why}.`,
+    'Give a grammar that some token can follow; if there is none, check the weights.',
+  )
+
+/** In float32, as a device has them that draws in place of the host: the same seed gives the same tokens on either. */
+export function cutOf({ temperature = 0, topK = 0, topP = 1, minP = 0 }: SamplingParams): Cut {
+  return { temperature: Math.fround(temperature), topK, topP: Math.fround(topP), minP: Math.fround(minP) }
+}
+
+/** Whether logits are drawn from as they are, and nothing of them is told. */
+export function takesNothingElse(params: SamplingParams): boolean {
+  const { frequencyPenalty = 0, presencePenalty = 0, repetitionPenalty = 1, logitBias, logprobs } = params
+  const penalties = frequencyPenalty !== 0 || presencePenalty !== 0 || repetitionPenalty !== 1
+  return !penalties && !logitBias?.size && logprobs === undefined
 }
 
 function adjusted(
