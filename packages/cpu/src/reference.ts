@@ -12,10 +12,11 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, DisposedError } from '@flashmla/spec'
+import { check, DisposedError, DRAW_COLUMNS } from '@flashmla/spec'
 import { attend, attendNaively, queryRows } from './attention'
 import { CpuBatch } from './batch'
 import { CpuCache } from './cache'
+import { drawToken } from './draw'
 import { checkRow, product, siluMul, takeRows } from './loops'
 import { CpuTensor, CpuWeight, f32, i32, w32 } from './memory'
 import { routeToken } from './route'
@@ -84,6 +85,16 @@ export class ReferenceBackend implements Backend {
         if (value > leader || (Number.isNaN(leader) && !Number.isNaN(value))) best = i
       }
       chosen[row] = best
+    }
+  }
+
+  sample(ids: Tensor<'i32'>, logits: Tensor<'f32'>, draws: Tensor<'f32'>): void {
+    check.sample(ids, logits, draws)
+    const [values, given, chosen] = [f32(logits), f32(draws), i32(ids)]
+    const vocab = logits.shape.at(-1)!
+    for (let row = 0; row < chosen.length; row++) {
+      const draw = given.subarray(row * DRAW_COLUMNS, (row + 1) * DRAW_COLUMNS)
+      chosen[row] = drawToken(values.subarray(row * vocab, (row + 1) * vocab), draw)
     }
   }
 

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { generate, Model } from '@flashmla/engine'
+import { generate, LlmEngine, Model, type SamplingParams, type StepModel } from '@flashmla/engine'
 import { backendOf } from './backend'
 import type { Case, Machine } from './machine'
 
@@ -106,6 +106,42 @@ async function checkTinyMla(machine: Machine, attention: 'exact' | 'fast'): Prom
   return found
 }
 
+/** Tokens that the device draws equal those that the host draws from its logits, for every kind of cut. */
+async function checkDrawn(machine: Machine): Promise<string> {
+  const model = await Model.load(folderOf('v3-tiny'), { backend: await backendOf(machine), numBlocks: 32 })
+  if (!model.draw) throw new Error('The backend does not draw.')
+  const own = { config: model.config, pool: model.pool, step: model.step.bind(model), draw: undefined }
+  const onHost: StepModel = Object.assign(Object.create(model), own)
+  const samplings: readonly SamplingParams[] = [
+    {},
+    { temperature: 1, seed: 3 },
+    { temperature: 0.7, topP: 0.9, seed: 4 },
+    { temperature: 1.5, topK: 40, minP: 0.01, seed: 5 },
+  ]
+  const answers = async (over: StepModel) => {
+    const engine = new LlmEngine(over)
+    const handles = samplings.map((sampling, i) =>
+      engine.submit({ prompt: [2 + i, 9, 4, 30 + i], maxTokens: 10, ignoreEos: true, sampling }),
+    )
+    const tokens = await Promise.all(
+      handles.map(async (handle) => {
+        const answer: number[] = []
+        for await (const event of handle) if (event.type === 'token') answer.push(event.token)
+        return answer
+      }),
+    )
+    await engine.dispose()
+    return tokens
+  }
+  const [drawn, sampled] = [await answers(model), await answers(onHost)]
+  model.dispose()
+  if (JSON.stringify(drawn) !== JSON.stringify(sampled))
+    throw new Error(`The device draws ${drawn}, the host ${sampled}.`)
+  return `${drawn.flat().length} tokens as the host draws them`
+}
+
+const drawn: Case = ['engine: tokens drawn on the device', checkDrawn]
+
 /** Tokens a second of tiny-mla: a prompt of 512, and 64 decoded tokens at batch 1 and 16, medians of 5. */
 async function timeTinyMla(machine: Machine, attention: 'exact' | 'fast', graphs = true): Promise<string> {
   const backend = await backendOf(machine, {
@@ -147,17 +183,23 @@ async function timeTinyMla(machine: Machine, attention: 'exact' | 'fast', graphs
   return found
 }
 
-/** What is little work of them: one row of each of two fixtures, once in each form of attention. */
-export const fewLogits: readonly Case[] = ['v2-lite-yarn-tiny', 'v3-tiny'].flatMap((name) =>
-  (
-    [
-      ['absorbed', 16, 50],
-      ['naive', 64, 150],
-    ] as const
-  ).map((way): Case => [`engine: ${name}, ${way[0]} attention`, (machine) => checkFixture(machine, name, [way], [1])]),
-)
+/** What is little work of them: one row of each of two fixtures, once in each form of attention, and some tokens. */
+export const fewLogits: readonly Case[] = [
+  drawn,
+  ...['v2-lite-yarn-tiny', 'v3-tiny'].flatMap((name) =>
+    (
+      [
+        ['absorbed', 16, 50],
+        ['naive', 64, 150],
+      ] as const
+    ).map(
+      (way): Case => [`engine: ${name}, ${way[0]} attention`, (machine) => checkFixture(machine, name, [way], [1])],
+    ),
+  ),
+]
 
 export const engine: readonly Case[] = [
+  drawn,
   ...fixtures.map((name): Case => [`engine: ${name}`, (machine) => checkFixture(machine, name, ways, [0, 1])]),
   ...(['exact', 'fast'] as const).flatMap((attention): Case[] => [
     [`engine: tiny-mla's golden tokens, ${attention} attention`, (machine) => checkTinyMla(machine, attention)],

@@ -44,30 +44,37 @@ it('refuses requests that can never be served, with the value that is wrong', as
   expect(engine.stats().queued).toBe(0)
 })
 
-it('computes a failed step again, and fails cleanly when it fails once more', async () => {
-  const engine = await engineOf(64, 16)
-  const model = engine.model as Model
-  const prompt = prompts(1)[0]!
-  const expected = await tokensOf(engine.submit({ prompt, maxTokens: 8, ignoreEos: true }))
-  await engine.dispose()
-  let failures = 0
-  const flaky: StepModel = Object.assign(Object.create(model), {
-    config: model.config,
-    pool: model.pool,
-    step: async (inputs: Parameters<Model['step']>[0]) => {
-      const results = await model.step(inputs)
-      if (failures-- > 0) throw new Error('the worker crashed')
-      return results
-    },
-  })
-  const second = new LlmEngine(flaky)
-  failures = 1
-  expect(await tokensOf(second.submit({ prompt, maxTokens: 8, ignoreEos: true }))).toEqual(expected)
-  failures = 2
-  await expect(tokensOf(second.submit({ prompt, maxTokens: 8 }))).rejects.toThrow('the worker crashed')
-  await second.dispose()
-  expectNoLeak(engine)
-})
+it.each(['step', 'draw'] as const)(
+  'computes a failed %s again, and fails cleanly when it fails once more',
+  async (which) => {
+    const engine = await engineOf(64, 16)
+    const model = engine.model as Model
+    const prompt = prompts(1)[0]!
+    const expected = await tokensOf(engine.submit({ prompt, maxTokens: 8, ignoreEos: true }))
+    await engine.dispose()
+    let failures = 0
+    const flaky =
+      <I, R>(work: (inputs: I) => Promise<R>) =>
+      async (inputs: I) => {
+        const results = await work(inputs)
+        if (failures-- > 0) throw new Error('the worker crashed')
+        return results
+      }
+    const crashing: StepModel = Object.assign(Object.create(model), {
+      config: model.config,
+      pool: model.pool,
+      draw: which === 'draw' ? flaky(model.draw!) : undefined,
+      step: flaky(model.step.bind(model)),
+    })
+    const second = new LlmEngine(crashing)
+    failures = 1
+    expect(await tokensOf(second.submit({ prompt, maxTokens: 8, ignoreEos: true }))).toEqual(expected)
+    failures = 2
+    await expect(tokensOf(second.submit({ prompt, maxTokens: 8 }))).rejects.toThrow('the worker crashed')
+    await second.dispose()
+    expectNoLeak(engine)
+  },
+)
 
 it('any mix of requests, cancels and a pool of any size ends with every request answered and no page lost', async () => {
   const model = await Model.load(fixture, { backend: new ReferenceBackend(), numBlocks: 12, pageSize: 4 })
