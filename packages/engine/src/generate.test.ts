@@ -89,6 +89,7 @@ describe('generate', () => {
     const slow: StepModel = Object.assign(Object.create(model), {
       config: model.config,
       pool: model.pool,
+      draw: undefined,
       step: async (inputs: Parameters<Model['step']>[0]) => {
         most = Math.max(most, ++running)
         await new Promise((resolve) => setTimeout(resolve, 5))

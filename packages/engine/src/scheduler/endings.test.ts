@@ -164,6 +164,7 @@ it('waits at its end for the step that the caller asked for', async () => {
   const slow: StepModel = Object.assign(Object.create(model), {
     config: model.config,
     pool: model.pool,
+    draw: undefined,
     step: async (inputs: Parameters<StepModel['step']>[0]) => {
       await new Promise((resolve) => setTimeout(resolve, 20))
       return model.step(inputs)
