@@ -139,6 +139,20 @@ test('views that are not aligned for the decode kernels are attended to exactly'
   expect([symbols({ q: q(1) })[0], symbols({ out: out(2) })[0]]).toEqual(['mla_attend', 'mla_attend'])
 })
 
+test('a view may go while what it is used for is held back', async () => {
+  const { api, backend } = await fakeBackend({ attention: 'fast' })
+  const mine = operands(backend, 3)
+  const whole = backend.tensor('f32', [4, 16, 576])
+  mine.batch.update(step)
+  for (let round = 0; round < 3; round++) {
+    const q = backend.view(whole, [3, 16, 576], 576)
+    for (let layer = 0; layer < 4; layer++) attendOn(backend, { ...mine, q })
+    q.dispose()
+    await backend.read(mine.lse)
+  }
+  expect(api.called('cuGraphLaunch').length).toBe(2)
+})
+
 test('a step of no rows in the middle of a tensor launches nothing', async () => {
   const { backend, launched } = await fakeBackend({ attention: 'fast' })
   const mine = operands(backend, 3)

@@ -51,10 +51,12 @@ export class FastAttention {
     const target = device.workspace('queries in bf16', n * 2)
     const [numBlocks, blockTableStride] = [cache.numBlocks, batch.capacity.maxBlocks]
     const tables = [target.address, blockTable.address, seqLens.address, queryStart.address]
+    // May run when the tensors, as views, are gone, but not their memory.
+    const [queries, values, sums] = [placeOf(q), placeOf(out), placeOf(lse)]
     device.runKeyed([id, scale, n, numBlocks, blockTableStride, ...addresses, ...tables], () => {
-      cast(device.library, device.stream, { source: memoryOf(q), target, n, dtype: 'bf16' })
+      cast(device.library, device.stream, { source: memoryAt(device, queries), target, n, dtype: 'bf16' })
       const given = { q: target, kv: cache.memory, numBlocks, blockTable, blockTableStride, seqLens, scale }
-      const results = { out: memoryOf(out), lse: memoryOf(lse) }
+      const results = { out: memoryAt(device, values), lse: memoryAt(device, sums) }
       decode(plan, even ? { ...given, ...results } : { ...given, ...results, queryStart })
     })
   }
@@ -118,8 +120,16 @@ function isSame(a: DecodeShape, b: DecodeShape): boolean {
   return alike && expected && a.totalQueries === b.totalQueries
 }
 
+interface Place {
+  readonly memory: DeviceMemory
+  readonly byteOffset: number
+  readonly bytes: number
+}
+
+const placeOf = ({ memory, byteOffset, bytes }: CudaTensor): Place => ({ memory, byteOffset, bytes })
+
 /** A tensor's part of its memory, as the decode kernels' binding takes it. @throws DisposedError */
-function memoryOf({ device, memory, byteOffset, bytes, address }: CudaTensor): DeviceMemory {
-  if (address === memory.address || bytes === 0) return memory
-  return new DeviceMemory(device.stream, bytes, { of: memory, offset: byteOffset })
+function memoryAt({ stream }: BackendDevice, { memory, byteOffset, bytes }: Place): DeviceMemory {
+  if (byteOffset === 0 || bytes === 0) return memory
+  return new DeviceMemory(stream, bytes, { of: memory, offset: byteOffset })
 }
