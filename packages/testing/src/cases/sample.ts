@@ -85,6 +85,27 @@ export const sampleCases: readonly Case[] = [
     const ids = await draw(rows, draws)
     if (String([...ids]) !== '1,2,1,0') throw new ContractError(`The tokens are ${[...ids]}.`)
   }),
+  sample('equal tokens in their order, zeros of either sign, and random numbers between two', async (_, draw) => {
+    const rows = [
+      [-0, 0, -1, -2],
+      [0, 0, 0, 0],
+      [0, 0, 0, 0],
+      [0, 0, 0, 0],
+    ].map((row) => Float32Array.from(row))
+    const even = { ...GREEDY, temperature: 1 }
+    const draws = [{ ...even, topK: 1 }, { ...even, random: 0.25 }, even, { ...even, topK: 3, random: 0.99 }]
+    const ids = await draw(rows, draws)
+    if (String([...ids]) !== '0,1,2,2') throw new ContractError(`The tokens are ${[...ids]}.`)
+  }),
+  sample('the 4096 likeliest of many', async (_, draw) => {
+    const order = new Random(8).permutation(12_000)
+    const row = Float32Array.from(order, (rank) => -rank / 16_384)
+    const draws = [0, 0.3, 0.9, 0.9998, 0.99999].map(
+      (random): Draw => ({ ...GREEDY, temperature: 1, topK: 4096, random }),
+    )
+    const rows = draws.map(() => row)
+    expectDrawn(await draw(rows, draws), rows, draws)
+  }),
   sample('what is not numbers, and more than fits, is left to the caller or right', async (_, draw) => {
     const flat = new Float32Array(20_000).fill(1)
     const rows = [flat, flat, Float32Array.from(flat, (_, i) => (i === 7 ? Number.NaN : 1)), flat.map(() => -Infinity)]
