@@ -109,8 +109,8 @@ __device__ __forceinline__ void sort_candidates(uint64_t* keys, int size) {
 }
 
 // Draws from the sorted candidates' first ones that have `share` of `whole` together (0: of their own sum).
-__device__ __forceinline__ void walk_sorted(const SampleRow& row, const uint64_t* keys, int count, double share, uint64_t whole, double random, uint64_t* shared,
-                                            uint64_t* kept, int32_t* id) {
+__device__ __forceinline__ void walk_sorted(const SampleRow& row, const uint64_t* keys, int count, double share, uint64_t whole, double random,
+                                            uint64_t* shared, uint64_t* kept, int32_t* id) {
   uint64_t weights[kOfThread], mine = 0, sum;
 #pragma unroll
   for (int j = 0; j < kOfThread; ++j) {

@@ -48,6 +48,12 @@ export const fastAttention: readonly Case[] = contractOf('fast attention', { att
   tolerance: { abs: 2e-2, rel: 2e-2, l2: 5e-3 },
 })
 
+/** A weight of these bf16 words. */
+export function bf16Weight(backend: CudaBackend, shape: readonly number[], words: Uint16Array<ArrayBuffer>) {
+  const read = async (target: Uint8Array) => target.set(new Uint8Array(words.buffer))
+  return backend.weight({ name: `bf16 [${shape}]`, dtype: 'bf16', shape, read })
+}
+
 /** Products with bf16 weights of every kind of tile, alone and shared by a cluster, some of their values beside float64. */
 async function checkTiles(machine: Machine): Promise<string> {
   const backend = await backendOf(machine)
@@ -64,12 +70,7 @@ async function checkTiles(machine: Machine): Promise<string> {
     [600, 1, 576, 4096],
   ] as const) {
     const words = new Uint16Array(new Uint32Array(values(heads * o * i, 7).buffer).map((word) => word >>> 16))
-    const weight = await backend.weight({
-      name: 'tiles',
-      dtype: 'bf16',
-      shape: [heads, o, i],
-      read: async (target) => target.set(new Uint8Array(words.buffer)),
-    })
+    const weight = await bf16Weight(backend, [heads, o, i], words)
     const rows = values(n * heads * i, 9)
     const [x, out] = [backend.tensor('f32', [n, heads, i]), backend.tensor('f32', [n, heads, o])]
     backend.write(x, rows)
@@ -99,12 +100,7 @@ async function checkNotFinite(machine: Machine): Promise<string> {
   const backend = await backendOf(machine)
   const [o, i] = [40, 96]
   const words = Uint16Array.from({ length: o * i }, (_, at) => (Math.floor(at / i) % 2 === 0 ? 0x3f80 : 0xbf80)) // 1, -1, 1, ... by outputs
-  const weight = await backend.weight({
-    name: 'signs',
-    dtype: 'bf16',
-    shape: [o, i],
-    read: async (target) => target.set(new Uint8Array(words.buffer)),
-  })
+  const weight = await bf16Weight(backend, [o, i], words)
   const rows = [1, 3, 20, 70, 200]
   for (const n of rows) {
     const [x, out] = [backend.tensor('f32', [n, i]), backend.tensor('f32', [n, o])]

@@ -1,7 +1,7 @@
 import { bf16Format, f32Format } from '@flashmla/latent'
 import type { CacheFormat } from '@flashmla/spec'
 import type { CudaBackend } from '../src/index'
-import { backendOf } from './backend'
+import { backendOf, bf16Weight } from './backend'
 import type { Case } from './machine'
 
 const ROUNDS = 20
@@ -35,12 +35,7 @@ async function linearRates(backend: CudaBackend): Promise<string> {
   const values = noise(1 << 20)
   const words = new Uint16Array(o * i)
   for (let k = 0; k < words.length; k++) words[k] = 0x3f00 | ((k * 2654435761) >>> 24)
-  const weight = await backend.weight({
-    name: 'rate',
-    dtype: 'bf16',
-    shape: [o, i],
-    read: async (target) => target.set(new Uint8Array(words.buffer)),
-  })
+  const weight = await bf16Weight(backend, [o, i], words)
   const found: string[] = []
   for (const n of [1, 4, 16, 64, 512]) {
     const [x, out] = [backend.tensor('f32', [n, i]), backend.tensor('f32', [n, o])]

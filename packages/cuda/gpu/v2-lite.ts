@@ -47,16 +47,18 @@ const BLOCK = 1 << 22
 const PROMPT_TOKENS = 512
 const BATCHES = [1, 8, 16, 64]
 
+type Named = readonly [name: string, shape: readonly number[]]
+
 /** Names and shapes of the checkpoint. */
-function tensors(): [name: string, shape: readonly number[]][] {
+function tensors(): Named[] {
   const { vocab_size: vocab, hidden_size: hidden, num_attention_heads: heads, kv_lora_rank: rank } = CONFIG
   const { qk_rope_head_dim: rope, qk_nope_head_dim: nope, v_head_dim: v } = CONFIG
-  const mlp = (prefix: string, inner: number): [string, readonly number[]][] => [
+  const mlp = (prefix: string, inner: number): Named[] => [
     [`${prefix}.gate_proj.weight`, [inner, hidden]],
     [`${prefix}.up_proj.weight`, [inner, hidden]],
     [`${prefix}.down_proj.weight`, [hidden, inner]],
   ]
-  const layers = Array.from({ length: MADE }, (_, layer): [string, readonly number[]][] => {
+  const layers = Array.from({ length: MADE }, (_, layer): Named[] => {
     const at = `model.layers.${layer}`
     const inner = CONFIG.moe_intermediate_size
     return [
@@ -70,11 +72,11 @@ function tensors(): [name: string, shape: readonly number[]][] {
       ...(layer < CONFIG.first_k_dense_replace
         ? mlp(`${at}.mlp`, CONFIG.intermediate_size)
         : [
-            [`${at}.mlp.gate.weight`, [CONFIG.n_routed_experts, hidden]] as const,
+            [`${at}.mlp.gate.weight`, [CONFIG.n_routed_experts, hidden]] as Named,
             ...mlp(`${at}.mlp.shared_experts`, inner * CONFIG.n_shared_experts),
             ...Array.from({ length: CONFIG.n_routed_experts }, (_, e) => mlp(`${at}.mlp.experts.${e}`, inner)).flat(),
           ]),
-    ].map(([name, shape]) => [name, shape] as [string, readonly number[]])
+    ]
   })
   return [
     ['model.embed_tokens.weight', [vocab, hidden]],

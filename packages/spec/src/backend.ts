@@ -97,8 +97,8 @@ export interface Backend {
   /** ids `[n]` = index of the largest of each row of logits `[n, vocab]`; ties go to the lower index, NaN loses to any number. */
   argmax(ids: Tensor<'i32'>, logits: Tensor<'f32'>): void
   /**
-   * ids `[n]` = a token of each row of logits `[n, vocab]`, drawn as the row of draws `[n, 6]` says: temperature (0: the largest), topK (0: all), topP,
-   * minP, and a random number as the sum of two (`packDraw`). -1 where the backend leaves the row to the caller. Probabilities may be off by 1e-8. A backend whose logits are at hand for the caller does without it.
+   * ids `[n]` = a token of each row of logits `[n, vocab]`, drawn as the row of draws `[n, 6]` says (`Draw`, `packDraw`). -1 where the backend
+   * leaves the row to the caller. Probabilities may be off by 1e-8. For backends whose logits are far from the caller; others may do without.
    */
   sample?(ids: Tensor<'i32'>, logits: Tensor<'f32'>, draws: Tensor<'f32'>): void
   /** out = silu(gate) · up */

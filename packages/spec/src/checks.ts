@@ -117,6 +117,7 @@ export const check = {
     const [inner, hidden] = experts[0]?.gate.shape ?? []
     for (const { gate, up, down } of experts) {
       const fits = gate.shape[0] === inner && hidden === last(x) && down.shape[0] === hidden && down.shape[1] === inner
+      // No object for each of many experts that fit.
       if (!(fits && gate.shape[1] === hidden && same(gate, up))) demand(false, 'experts', { x, gate, up, down })
     }
   },

@@ -10,10 +10,9 @@ export type Drawn = (branch: Branch, row: number) => Sample
 
 /** Runs a step. Tokens are drawn where the logits are if the model can and all of the step's can be, else here, when they are asked for. */
 export async function runStep(model: StepModel, scheduled: readonly Scheduled[]): Promise<Drawn[]> {
-  const draws = model.draw ? scheduled.map(drawsOf) : [undefined]
-  if (model.draw && draws.every((each) => each !== undefined)) {
-    const inputs = scheduled.map((entry, i): DrawInput => ({ ...inputOf(entry), draws: draws[i]! }))
-    const tokens = await model.draw(inputs)
+  const inputs = model.draw && drawInputsOf(scheduled)
+  if (inputs) {
+    const tokens = await model.draw!(inputs)
     return tokens.map((rows) => (_, row) => {
       if (rows[row]! < 0) throw noToken('its logits are not numbers')
       return { token: rows[row]! }
@@ -31,6 +30,17 @@ export async function runStep(model: StepModel, scheduled: readonly Scheduled[])
 
 function inputOf({ branch, tokens, drafted, samples }: Scheduled): StepInput {
   return { sequence: branch.sequence!, tokens, logits: !samples ? 'none' : drafted > 0 ? 'all' : 'last' }
+}
+
+/** Undefined where more is to be done with any of the logits than to draw. */
+function drawInputsOf(scheduled: readonly Scheduled[]): DrawInput[] | undefined {
+  const inputs: DrawInput[] = []
+  for (const entry of scheduled) {
+    const draws = drawsOf(entry)
+    if (!draws) return undefined
+    inputs.push({ ...inputOf(entry), draws })
+  }
+  return inputs
 }
 
 /** A draw for each row that the branch has; undefined where more is to be done with its logits than to draw. */

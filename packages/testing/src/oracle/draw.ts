@@ -1,7 +1,10 @@
 import type { Draw } from '@flashmla/spec'
 
-/** A token drawn by sorting all, and whether the random number or a cut came so near to another token that it may be that one. */
-export function drawBySorting(logits: Float32Array, draw: Draw, near = 1e-6): { token: number; doubtful: boolean } {
+/** Share of the whole within which a random number or a cut is too near to another token to tell, for probabilities that may be off by 1e-8. */
+const NEAR = 1e-6
+
+/** A token drawn by sorting all, and whether it is doubtful: the random number or a cut came within `near` of another token's share. */
+export function drawBySorting(logits: Float32Array, draw: Draw, near = NEAR): { token: number; doubtful: boolean } {
   const [temperature, topP, minP] = [draw.temperature, draw.topP, draw.minP].map(Math.fround) as [
     number,
     number,
