@@ -1,5 +1,5 @@
 import { bf16Format, f32Format } from '@flashmla/latent'
-import type { CacheFormat } from '@flashmla/spec'
+import { type CacheFormat, DRAW_COLUMNS, type Draw, packDraw } from '@flashmla/spec'
 import type { CudaBackend } from '../src/index'
 import { backendOf, bf16Weight } from './backend'
 import type { Case } from './machine'
@@ -91,9 +91,42 @@ async function attentionRates(backend: CudaBackend, format: CacheFormat): Promis
   return found.join('; ')
 }
 
+const VOCAB = 129_280
+const draws: readonly Draw[] = [
+  { temperature: 0, topK: 0, topP: 1, minP: 0, random: 0.5 },
+  { temperature: 1, topK: 0, topP: 1, minP: 0, random: 0.5 },
+  { temperature: 1, topK: 0, topP: 0.95, minP: 0, random: 0.5 },
+  { temperature: 1, topK: 50, topP: 0.95, minP: 0, random: 0.5 },
+]
+
+/** Tokens drawn from logits like a model's: many about 0, some hundred from 8 to 18. */
+async function drawRates(backend: CudaBackend): Promise<string> {
+  const uniform = noise(VOCAB)
+  const row = uniform.map((x, i) => 3 * (x + uniform[(i * 7 + 1) % VOCAB]!))
+  for (let i = 0; i < 200; i++) row[(i * 7919) % VOCAB] = 8 + 5 * (uniform[i]! + 1)
+  const found: string[] = []
+  for (const n of [1, 64]) {
+    const logits = backend.tensor('f32', [n, VOCAB])
+    for (let i = 0; i < n; i++) backend.write(logits, row, i * VOCAB)
+    const [rows, ids] = [backend.tensor('f32', [n, DRAW_COLUMNS]), backend.tensor('i32', [n])]
+    for (const draw of draws) {
+      const packed = new Float32Array(n * DRAW_COLUMNS)
+      for (let i = 0; i < n; i++) packDraw(packed, i, { ...draw, random: (i + 0.5) / n })
+      backend.write(rows, packed)
+      const ms = await time(backend, () => backend.sample(ids, logits, rows))
+      if ((await backend.read(ids)).includes(-1)) throw new Error(`Left to the host: ${JSON.stringify(draw)}.`)
+      const { temperature, topK, topP } = draw
+      found.push(`${n} rows, temperature ${temperature}, topK ${topK}, topP ${topP} ${(ms * 1000).toFixed(0)} µs`)
+    }
+    for (const tensor of [logits, rows, ids]) tensor.dispose()
+  }
+  return found.join('; ')
+}
+
 /** What the operations reach at the sizes of DeepSeek-V3. */
 export const rates: readonly Case[] = [
   ['rates: linear, bf16 weight [16384, 7168]', async (machine) => linearRates(await backendOf(machine))],
+  [`rates: drawing from ${VOCAB} logits`, async (machine) => drawRates(await backendOf(machine))],
   [
     'rates: exact attention, 4096 tokens, bf16-576',
     async (machine) => attentionRates(await backendOf(machine), bf16Format(512, 64)),
