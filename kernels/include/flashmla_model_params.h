@@ -43,19 +43,21 @@ struct MlaColumnsParams {
 };
 static_assert(sizeof(MlaColumnsParams) == 48, "mirrored on the host");
 
-// mla_rotary: x stands at its first rotated column. A position past the table gives NaN.
+// mla_rotary: x and out stand at their first rotated column; out may be x. A position past the table gives NaN.
 struct MlaRotaryParams {
-  float* x;                    //   0 [rows, stride]
-  const float* table;          //   8 [max_positions, pairs, 2] cos, sin
-  const int32_t* positions;    //  16 [rows / rows_per_position]
-  int64_t rows;                //  24
-  int64_t stride;              //  32
-  int64_t rows_per_position;   //  40
-  int64_t max_positions;       //  48
-  int32_t pairs;               //  56
-  int32_t interleaved;         //  60 1: pairs (2j, 2j + 1); 0: pairs (j, j + pairs)
+  const float* x;              //   0 [rows, stride]
+  float* out;                  //   8 [rows, out_stride]
+  const float* table;          //  16 [max_positions, pairs, 2] cos, sin
+  const int32_t* positions;    //  24 [rows / rows_per_position]
+  int64_t rows;                //  32
+  int64_t stride;              //  40
+  int64_t out_stride;          //  48
+  int64_t rows_per_position;   //  56
+  int64_t max_positions;       //  64
+  int32_t pairs;               //  72
+  int32_t interleaved;         //  76 1: pairs (2j, 2j + 1); 0: pairs (j, j + pairs)
 };
-static_assert(sizeof(MlaRotaryParams) == 64, "mirrored on the host");
+static_assert(sizeof(MlaRotaryParams) == 80, "mirrored on the host");
 
 // mla_add: out += a; mla_silu_mul: out = silu(a) * b. out may be a.
 struct MlaElementsParams {
@@ -113,23 +115,28 @@ struct MlaRouteParams {
 };
 static_assert(sizeof(MlaRouteParams) == 72, "mirrored on the host");
 
-// mla_linear_few, mla_linear_many: out[r, h, j] = sum_k x[r, h, k] * weight[h, j, k]; one head for a plain product.
+// mla_linear_*: out[r, h, j] = sum_k x[r, h, k] * weight[h, j, k], or added to it; one head for a plain product.
+// mla_gated_*: out[r, j] = silu(sum_k x[r, k] * weight[j, k]) * sum_k x[r, k] * up[j, k]; one head, never added.
 struct MlaLinearParams {
-  const float* x;              //   0 [n, heads, i], rows x_stride apart
+  const float* x;              //   0 [n, heads, i], rows x_stride and heads x_head_stride apart
   const void* weight;          //   8 [heads, o, i] weight_dtype
-  float* out;                  //  16 [n, heads, o], rows out_stride apart
-  int64_t n;                   //  24
-  int64_t o;                   //  32
-  int64_t i;                   //  40
-  int64_t x_stride;            //  48
-  int64_t out_stride;          //  56
-  int32_t heads;               //  64
-  int32_t weight_dtype;        //  68 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
-  int32_t vector;              //  72 1: rows of x and weight start at multiples of 16 bytes
-  int32_t reserved;            //  76 0
-  const void* weight_map;      //  80 the weight [heads * o, i] as a tensor map in device memory, boxes of 64 x 64; Hopper's tiles only
+  const void* up;              //  16 [o, i] weight_dtype, mla_gated_* only
+  float* out;                  //  24 [n, heads, o], rows out_stride and heads out_head_stride apart
+  int64_t n;                   //  32
+  int64_t o;                   //  40
+  int64_t i;                   //  48
+  int64_t x_stride;            //  56
+  int64_t x_head_stride;       //  64
+  int64_t out_stride;          //  72
+  int64_t out_head_stride;     //  80
+  int32_t heads;               //  88
+  int32_t weight_dtype;        //  92 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
+  int32_t vector;              //  96 1: rows of x and weight start at multiples of 16 bytes
+  int32_t add;                 // 100 1: added to what out holds
+  const void* weight_map;      // 104 the weight [heads * o, i] as a tensor map in device memory, boxes of 64 x 64; Hopper's tiles only
+  const void* up_map;          // 112 the same of up
 };
-static_assert(sizeof(MlaLinearParams) == 88, "mirrored on the host");
+static_assert(sizeof(MlaLinearParams) == 120, "mirrored on the host");
 
 // One expert's matrices, as a table in device memory.
 struct MlaExpert {
@@ -143,8 +150,8 @@ struct MlaExpert {
 static_assert(sizeof(MlaExpert) == 64, "mirrored on the host");
 
 // mla_expert_*: out[r] += sum_c weights[r, c] * down(silu(gate x[r]) * up x[r]) of expert ids[r, c]. pairs = n * choices.
-// Few pairs: mla_expert_up, mla_expert_down. Many: mla_expert_sort, mla_expert_tiles (gate, up), mla_silu_mul, mla_expert_tiles
-// (down), mla_expert_sum; what they leave is sorted by expert.
+// Few pairs: mla_expert_up, mla_expert_down. Many: mla_expert_sort, mla_expert_tiles (gate, up) and mla_silu_mul, or mla_expert_gated, then
+// mla_expert_tiles (down), mla_expert_sum; what they leave is sorted by expert.
 struct MlaExpertParams {
   const float* x;              //   0 [n, hidden]
   float* out;                  //   8 [n, hidden]
@@ -152,7 +159,7 @@ struct MlaExpertParams {
   const float* weights;        //  24 [n, choices]
   const MlaExpert* experts;    //  32 [count]
   float* gate;                 //  40 [pairs, inner]: silu(gate) * up in the end
-  float* up;                   //  48 [pairs, inner], many only
+  float* up;                   //  48 [pairs, inner], of mla_expert_tiles only
   float* down;                 //  56 [pairs, hidden], many only
   int32_t* order;              //  64 [pairs] pairs sorted by expert, many only
   int32_t* place;              //  72 [pairs] where a pair stands in order, -1: its expert does not exist; many only
@@ -163,10 +170,30 @@ struct MlaExpertParams {
   int64_t inner;               // 112
   int32_t choices;             // 120
   int32_t count;               // 124 at most 1024 when there are many pairs
-  int32_t stage;               // 128 of mla_expert_tiles: 0 gate, 1 up, 2 down
+  int32_t stage;               // 128 of mla_expert_tiles and mla_expert_gated: 0 gate, 1 up, 2 down
   int32_t vector;              // 132 1: rows of x and of the matrices start at multiples of 16 bytes
 };
 static_assert(sizeof(MlaExpertParams) == 136, "mirrored on the host");
+
+// mla_append_latents: a row's first kv_lora_rank values by mla_rms_norm, the others by mla_rotary, in place, and the row by mla_append_rows.
+struct MlaAppendLatentsParams {
+  float* latent;               //   0 [n, kv_lora_rank + rope_dim]
+  const float* norm;           //   8 [kv_lora_rank]
+  const float* table;          //  16 [max_positions, rope_dim / 2, 2] cos, sin
+  const int32_t* positions;    //  24 [n]
+  const int32_t* slots;        //  32 [n]
+  void* cache;                 //  40 [num_blocks] pages
+  int64_t n;                   //  48
+  int64_t num_blocks;          //  56
+  int64_t max_positions;       //  64
+  int32_t page_size;           //  72
+  int32_t format;              //  76 FlashMlaRowFormat
+  int32_t kv_lora_rank;        //  80
+  int32_t rope_dim;            //  84
+  float eps;                   //  88
+  int32_t interleaved;         //  92
+};
+static_assert(sizeof(MlaAppendLatentsParams) == 96, "mirrored on the host");
 
 // mla_append_rows: latent row -> cache slot, the bytes those of the host codec. A block a row.
 struct MlaAppendRowsParams {

@@ -4,7 +4,7 @@
 // rows first (448 e4m3, 64 bf16), then a row of 8 bytes for each token: 7 e8m0 scales and a zero.
 #pragma once
 #include "bits.h"
-#include "reduce.h"
+#include "rows.h"
 
 namespace flashmla {
 
@@ -55,26 +55,24 @@ __device__ __forceinline__ uint32_t encode_tile(const float* source, int n, char
   return scale;
 }
 
-__device__ __forceinline__ void append_rows(const MlaAppendRowsParams& p) {
-  const CacheLayout layout = {p.format, p.page_size, p.kv_lora_rank, p.rope_dim};
-  const int64_t slot = p.slots[blockIdx.x];
-  if (slot < 0 || slot >= p.num_blocks * p.page_size) return;
-  const int64_t block = slot / p.page_size;
-  const int offset = int(slot - block * p.page_size), width = layout.width();
-  const float* source = p.latent + blockIdx.x * int64_t(width);
-  char* row = static_cast<char*>(p.cache) + layout.row_start(block, offset);
+// Writes a row to a slot, by a block; to none where the cache has no such slot.
+__device__ __forceinline__ void write_row(const CacheLayout& layout, const float* source, void* cache, int64_t num_blocks, int64_t slot) {
+  if (slot < 0 || slot >= num_blocks * layout.page_size) return;
+  const int64_t block = slot / layout.page_size;
+  const int offset = int(slot - block * layout.page_size), width = layout.width(), format = layout.format;
+  char* row = static_cast<char*>(cache) + layout.row_start(block, offset);
   const int thread = threadIdx.x, threads = blockDim.x, warp = thread >> 5, warps = threads >> 5, lane = thread & 31;
-  if (p.format == FLASHMLA_ROW_F32) {
+  if (format == FLASHMLA_ROW_F32) {
     for (int c = thread; c < width; c += threads) reinterpret_cast<float*>(row)[c] = source[c];
     return;
   }
-  const bool fp8 = p.format != FLASHMLA_ROW_BF16, v32 = p.format == FLASHMLA_ROW_FP8_656;
-  const int first = fp8 ? p.kv_lora_rank : 0;  // where the bf16 values begin
+  const bool fp8 = format != FLASHMLA_ROW_BF16, v32 = format == FLASHMLA_ROW_FP8_656;
+  const int first = fp8 ? layout.kv_lora_rank : 0;  // where the bf16 values begin
   uint16_t* words = reinterpret_cast<uint16_t*>(row + (v32 ? 528 : first));
   for (int c = first + thread; c < width; c += threads) words[c - first] = uint16_t(bf16_bits(source[c]));
   if (!fp8) return;
   const int tile_width = v32 ? 128 : 64, tiles = v32 ? 4 : 7;
-  char* scales = static_cast<char*>(p.cache) + layout.scales_start(block, offset);
+  char* scales = static_cast<char*>(cache) + layout.scales_start(block, offset);
   for (int tile = warp; tile < tiles; tile += warps) {
     const uint32_t scale = encode_tile(source + tile * tile_width, tile_width, row + tile * tile_width);
     if (lane > 0) continue;
@@ -82,6 +80,27 @@ __device__ __forceinline__ void append_rows(const MlaAppendRowsParams& p) {
     else scales[tile] = char(scale);
   }
   if (!v32 && thread == 0) scales[7] = 0;
+}
+
+// A block a row.
+__device__ __forceinline__ void append_rows(const MlaAppendRowsParams& p) {
+  const CacheLayout layout = {p.format, p.page_size, p.kv_lora_rank, p.rope_dim};
+  write_row(layout, p.latent + blockIdx.x * int64_t(layout.width()), p.cache, p.num_blocks, p.slots[blockIdx.x]);
+}
+
+// A block a row: its latent part is normalized, its rotary part turned, in place, and the row written.
+__device__ __forceinline__ void append_latents(const MlaAppendLatentsParams& p) {
+  __shared__ float sums[32];
+  const CacheLayout layout = {p.format, p.page_size, p.kv_lora_rank, p.rope_dim};
+  float* row = p.latent + blockIdx.x * int64_t(layout.width());
+  const int pairs = p.rope_dim / 2;
+  for (int j = threadIdx.x; j < pairs; j += blockDim.x) {
+    float* rotary = row + p.kv_lora_rank;
+    turn(rotary, rotary, p.table, p.positions[blockIdx.x], p.max_positions, j, pairs, p.interleaved != 0);
+  }
+  norm_row(row, p.norm, row, p.kv_lora_rank, p.eps, sums);
+  __syncthreads();
+  write_row(layout, row, p.cache, p.num_blocks, p.slots[blockIdx.x]);
 }
 
 }  // namespace flashmla

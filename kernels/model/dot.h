@@ -67,4 +67,50 @@ __device__ __forceinline__ void dot_rows(const void* weight, int dtype, int64_t 
   }
 }
 
+// A lane's part of one row of x with a row of each of some weights, all from element `at` on. Of bf16 weights 64 bytes a row are under way at once.
+template <int N>
+__device__ __forceinline__ void dot_row(const void* const (&weights)[N], const int (&dtypes)[N], int64_t at, const float* x, int64_t i, bool vector,
+                                        float (&sums)[N]) {
+  constexpr int kAhead = 4;
+  const int lane = threadIdx.x & 31;
+  bool halves = vector;
+#pragma unroll
+  for (int n = 0; n < N; ++n) halves = halves && dtypes[n] == FLASHMLA_VALUE_BF16;
+  if (!halves) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      float sum[1][1] = {{sums[n]}};
+      dot_rows<1, 1>(weights[n], dtypes[n], at, 0, x, 0, 1, i, vector, sum);
+      sums[n] = sum[0][0];
+    }
+    return;
+  }
+  for (int64_t first = lane * 8; first < i; first += kAhead * 256) {
+    uint4 packed[N][kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t k = first + j * 256;
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        packed[n][j] = k < i ? __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(weights[n]) + at + k)) : make_uint4(0u, 0u, 0u, 0u);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t k = first + j * 256;
+      if (k >= i) break;
+      const float4* source = reinterpret_cast<const float4*>(x + k);
+      const float4 low = source[0], high = source[1];
+      const float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        float w[8];
+        unpack(packed[n][j], w);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sums[n] = fmaf(w[e], v[e], sums[n]);
+      }
+    }
+  }
+}
+
 }  // namespace flashmla

@@ -1,6 +1,6 @@
 // The mixture of experts: only the chosen ones are read, and a token's sum runs in the order of its choices.
 //
-// Few pairs (token, choice): a warp for each output of each pair (expert_up), then for each output of each token (expert_down).
+// Few pairs (token, choice): a warp for each output of each pair (expert_up), then four for each output of each token (expert_down).
 // Many pairs: sort them by expert, multiply tiles of 64 pairs of one expert, sum for each token.
 #pragma once
 #include "rows.h"
@@ -16,77 +16,82 @@ __device__ __forceinline__ void expert_up(const MlaExpertParams& p) {
   if (j >= p.inner || id < 0 || id >= p.count) return;
   const MlaExpert& expert = p.experts[id];
   const float* x = p.x + pair / p.choices * p.hidden;
-  float gate[1][1] = {}, up[1][1] = {};
-  dot_rows<1, 1>(expert.gate, expert.dtypes[0], j * p.hidden, 0, x, 0, 1, p.hidden, p.vector != 0, gate);
-  dot_rows<1, 1>(expert.up, expert.dtypes[1], j * p.hidden, 0, x, 0, 1, p.hidden, p.vector != 0, up);
-  const float a = warp_sum(gate[0][0]), b = warp_sum(up[0][0]);
-  if (lane == 0) p.gate[pair * p.inner + j] = silu(a) * b;
+  float sums[2] = {};
+  dot_row<2>({expert.gate, expert.up}, {expert.dtypes[0], expert.dtypes[1]}, j * p.hidden, x, p.hidden, p.vector != 0, sums);
+  const float gate = warp_sum(sums[0]), up = warp_sum(sums[1]);
+  if (lane == 0) p.gate[pair * p.inner + j] = silu(gate) * up;
 }
 
-// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]). Grid (ceil(hidden / 8), n), 256 threads.
+constexpr int kDownOutputs = 2, kDownParts = 8 / kDownOutputs;
+
+// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]): every fourth choice by a warp. Grid (ceil(hidden / 2), n), 256 threads.
 __device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int64_t j = int64_t(blockIdx.x) * 8 + warp, row = blockIdx.y;
-  if (j >= p.hidden) return;
+  __shared__ float sums[kDownParts][kDownOutputs];
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, output = warp % kDownOutputs, part = warp / kDownOutputs;
+  const int64_t j = int64_t(blockIdx.x) * kDownOutputs + output, row = blockIdx.y;
   float total = 0.f;
-  for (int c = 0; c < p.choices; ++c) {
+  for (int c = part; c < p.choices && j < p.hidden; c += kDownParts) {
     const int64_t pair = row * p.choices + c;
     const int id = p.ids[pair];
-    float sum = nan_value();
+    float sum[1] = {nan_value()};
     if (id >= 0 && id < p.count) {
-      float part[1][1] = {};
-      dot_rows<1, 1>(p.experts[id].down, p.experts[id].dtypes[2], j * p.inner, 0, p.gate + pair * p.inner, 0, 1, p.inner, p.vector != 0, part);
-      sum = warp_sum(part[0][0]);
+      sum[0] = 0.f;
+      dot_row<1>({p.experts[id].down}, {p.experts[id].dtypes[2]}, j * p.inner, p.gate + pair * p.inner, p.inner, p.vector != 0, sum);
     }
-    total = fmaf(p.weights[pair], sum, total);
+    total = fmaf(p.weights[pair], sum[0], total);
   }
-  if (lane == 0) p.out[row * p.hidden + j] += total;
+  total = warp_sum(total);
+  if (lane == 0) sums[part][output] = total;
+  __syncthreads();
+  if (part > 0 || lane > 0 || j >= p.hidden) return;
+  for (int i = 1; i < kDownParts; ++i) total += sums[i][output];
+  p.out[row * p.hidden + j] += total;
 }
 
-// Sorts the pairs by expert, each expert's in their order. One block of 1024 threads, one for each expert.
+// Sums of what the threads before this one have, of a pair of numbers each; `shared` has a word for each warp, and all get the same total.
+__device__ __forceinline__ uint64_t sums_before(uint64_t mine, uint64_t* shared) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  uint64_t sum = mine;
+#pragma unroll
+  for (int d = 1; d < 32; d <<= 1) {
+    const uint64_t other = __shfl_up_sync(kWarp, sum, d);
+    if (lane >= d) sum += other;
+  }
+  if (lane == 31) shared[warp] = sum;
+  __syncthreads();
+  uint64_t before = 0;
+  for (int w = 0; w < warp; ++w) before += shared[w];
+  return before + sum - mine;
+}
+
+// Sorts the pairs by expert; which place a pair has among its expert's makes no difference to its row. One block of 1024 threads, one for each expert.
 __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
-  __shared__ int ids[1024];
-  __shared__ int sums[2][1024];
+  __shared__ int next[1024];
+  __shared__ uint64_t sums[32];
   const int thread = threadIdx.x, pairs = int(p.n * p.choices);
-  int count = 0;
-  for (int first = 0; first < pairs; first += 1024) {
-    __syncthreads();
-    ids[thread] = first + thread < pairs ? p.ids[first + thread] : -1;
-    __syncthreads();
-    const int n = min(1024, pairs - first);
-    if (thread >= p.count) continue;
-#pragma unroll 8
-    for (int i = 0; i < n; ++i) count += ids[i] == thread;
+  next[thread] = 0;
+  __syncthreads();
+  for (int pair = thread; pair < pairs; pair += 1024) {
+    const int id = p.ids[pair];
+    if (id >= 0 && id < p.count) atomicAdd(&next[id], 1);
   }
-  sums[0][thread] = count;
-  sums[1][thread] = (count + kTile - 1) / kTile;
-  for (int d = 1; d < 1024; d <<= 1) {
-    __syncthreads();
-    const int a = thread >= d ? sums[0][thread - d] : 0, b = thread >= d ? sums[1][thread - d] : 0;
-    __syncthreads();
-    sums[0][thread] += a;
-    sums[1][thread] += b;
-  }
-  int at = sums[0][thread] - count;
+  __syncthreads();
+  const int count = next[thread], tiles = (count + kTile - 1) / kTile;
+  const uint64_t before = sums_before(uint64_t(tiles) << 32 | uint32_t(count), sums);
+  const int start = int(uint32_t(before)), tile = int(before >> 32);
+  next[thread] = start;
   if (thread < p.count) {
-    p.starts[thread + 1] = sums[0][thread];
-    p.tiles[thread + 1] = sums[1][thread];
+    p.starts[thread + 1] = start + count;
+    p.tiles[thread + 1] = tile + tiles;
   }
   if (thread == 0) p.starts[0] = p.tiles[0] = 0;
-  for (int first = 0; first < pairs; first += 1024) {
-    __syncthreads();
-    const int id = first + thread < pairs ? p.ids[first + thread] : 0;
-    ids[thread] = id;
-    if (first + thread < pairs && (id < 0 || id >= p.count)) p.place[first + thread] = -1;
-    __syncthreads();
-    const int n = min(1024, pairs - first);
-    if (thread >= p.count) continue;
-#pragma unroll 8
-    for (int i = 0; i < n; ++i) {
-      if (ids[i] != thread) continue;
-      p.order[at] = first + i;
-      p.place[first + i] = at++;
-    }
+  __syncthreads();
+  for (int pair = thread; pair < pairs; pair += 1024) {
+    const int id = p.ids[pair];
+    const bool exists = id >= 0 && id < p.count;
+    const int place = exists ? atomicAdd(&next[id], 1) : -1;
+    p.place[pair] = place;
+    if (exists) p.order[place] = pair;
   }
 }
 
@@ -110,6 +115,7 @@ __device__ __forceinline__ bool expert_tile(const MlaExpertParams& p, int index,
   tile.weight = p.stage == 0 ? expert.gate : p.stage == 1 ? expert.up : expert.down;
   tile.dtype = expert.dtypes[p.stage];
   tile.weight_map = expert.maps[p.stage];
+  tile.up_map = expert.maps[1];
   tile.weight_row = 0;
   tile.o = down ? p.hidden : p.inner;
   tile.i = down ? p.inner : p.hidden;
@@ -117,6 +123,7 @@ __device__ __forceinline__ bool expert_tile(const MlaExpertParams& p, int index,
   tile.out_stride = tile.o;
   tile.out = (p.stage == 0 ? p.gate : p.stage == 1 ? p.up : p.down) + first * tile.o;
   tile.vector = p.vector != 0;
+  tile.add = false;
   return true;
 }
 

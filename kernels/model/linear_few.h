@@ -1,6 +1,8 @@
 // A product of few rows: each warp takes C outputs of a head and R rows of x, so that a weight is read once for R rows.
 #pragma once
 #include "dot.h"
+#include "rows.h"
+#include "tile_product.h"
 
 namespace flashmla {
 
@@ -11,7 +13,7 @@ __device__ __forceinline__ void linear_few(const MlaLinearParams& p) {
   const int64_t j = (int64_t(blockIdx.x) * 8 + warp) * C, first = int64_t(blockIdx.y) * R;
   if (j >= p.o) return;
   const int rows = int(min(int64_t(R), p.n - first));
-  const float* x = p.x + first * p.x_stride + head * p.i;
+  const float* x = p.x + first * p.x_stride + head * p.x_head_stride;
   const int64_t at = (head * p.o + j) * p.i;
   // The last warp of a head with a remainder reads its last row twice and writes it once.
   const int columns = int(min(int64_t(C), p.o - j));
@@ -22,9 +24,21 @@ __device__ __forceinline__ void linear_few(const MlaLinearParams& p) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float sum = warp_sum(sums[c][r]);
-      if (lane == 0 && r < rows && c < columns) p.out[(first + r) * p.out_stride + head * p.o + j + c] = sum;
+      if (lane == 0 && r < rows && c < columns) put(p.out + (first + r) * p.out_stride + head * p.out_head_stride + j + c, sum, p.add != 0);
     }
   }
+}
+
+// out[r, j] = silu(gate x[r]) * (up x[r]): a warp for each output of a row. Grid (ceil(o / 8), n), 256 threads.
+__device__ __forceinline__ void gated_few(const MlaLinearParams& p) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int64_t j = int64_t(blockIdx.x) * 8 + warp, row = blockIdx.y;
+  if (j >= p.o) return;
+  const float* x = p.x + row * p.x_stride;
+  float sums[2] = {};
+  dot_row<2>({p.weight, p.up}, {p.weight_dtype, p.weight_dtype}, j * p.i, x, p.i, p.vector != 0, sums);
+  const float gate = warp_sum(sums[0]), up = warp_sum(sums[1]);
+  if (lane == 0) p.out[row * p.out_stride + j] = silu(gate) * up;
 }
 
 }  // namespace flashmla

@@ -8,6 +8,7 @@
 #include "dot.h"
 #include "mma.h"
 #include "split.h"
+#include "tile_product.h"
 
 namespace flashmla {
 
@@ -20,7 +21,7 @@ __device__ __forceinline__ void linear_mma(const MlaLinearParams& p) {
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, g = lane >> 2, t = lane & 3;
   const int64_t head = blockIdx.z, first = int64_t(blockIdx.y) * 16 * M, column = int64_t(blockIdx.x) * kMmaOutputs;
   const uint16_t* weight = static_cast<const uint16_t*>(p.weight) + head * p.o * p.i + 8 * t;
-  const float* x = p.x + head * p.i + 8 * t;
+  const float* x = p.x + head * p.x_head_stride + 8 * t;
   uint4 next[4];
   const auto load = [&](int64_t k) {
 #pragma unroll
@@ -82,7 +83,7 @@ __device__ __forceinline__ void linear_mma(const MlaLinearParams& p) {
     float sum = 0.f;
 #pragma unroll
     for (int w = 0; w < 8; ++w) sum += sums[w][r][c];
-    p.out[(first + r) * p.out_stride + head * p.o + column + c] = sum;
+    put(p.out + (first + r) * p.out_stride + head * p.out_head_stride + column + c, sum, p.add != 0);
   }
 }
 

@@ -116,7 +116,7 @@ __device__ __forceinline__ void tile_mma(const TileProduct& p, MmaShared<kColumn
       for (int e = 0; e < 4; ++e) {
         const int r = row0 + m * 16 + g + (e >> 1) * 8;
         const int64_t c = p.column + column0 + n * 8 + t * 2 + (e & 1);
-        if (r < p.rows && c < p.o) p.out[r * p.out_stride + c] = acc[m][n][e];
+        if (r < p.rows && c < p.o) put(p.out + r * p.out_stride + c, acc[m][n][e], p.add);
       }
     }
   }
@@ -167,7 +167,7 @@ __device__ __forceinline__ void tile_fma(const TileProduct& p, FmaShared& sh) {
   for (int r = 0; r < 8; ++r) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      if (row0 + r < p.rows && p.column + column0 + c < p.o) p.out[(row0 + r) * p.out_stride + p.column + column0 + c] = acc[r][c];
+      if (row0 + r < p.rows && p.column + column0 + c < p.o) put(p.out + (row0 + r) * p.out_stride + p.column + column0 + c, acc[r][c], p.add);
     }
   }
 }

@@ -68,7 +68,7 @@ bool linear(std::istream& in) {
   const std::vector<float> x = source.rows(n, heads * i, x_stride);
   const Matrix weight(source, size_t(heads) * o * i, type);
   std::vector<float> out(size_t(n) * out_stride, kUntouched);
-  const MlaLinearParams p = {x.data(), weight.address(), out.data(), n, o, i, x_stride, out_stride, heads, type, vector, 0};
+  const MlaLinearParams p = {x.data(), weight.address(), nullptr, out.data(), n, o, i, x_stride, i, out_stride, o, heads, type, vector, 0};
   const auto run = [&](int rows, int outputs, bool rows_first, int threads, auto function) {
     const unsigned tiles = over(n, rows), columns = over(o, outputs);
     block::launch({rows_first ? tiles : columns, rows_first ? columns : tiles, unsigned(heads)}, threads, [&] { function(p); });
@@ -118,7 +118,7 @@ bool experts(std::istream& in) {
   const auto run = [&](unsigned grid_x, unsigned grid_y, int threads, auto function) { block::launch({grid_x, grid_y, 1}, threads, [&] { function(p); }); };
   if (kernel == "few") {
     run(over(inner, 8), pairs, 256, expert_up);
-    run(over(hidden, 8), n, 256, expert_down);
+    run(over(hidden, kDownOutputs), n, 256, expert_down);
   } else if (kernel == "many" || kernel == "half") {
     const bool wide = kernel == "half";
     const auto tiles_of = [&](int columns) {

@@ -7,14 +7,16 @@ namespace flashmla::linear {
 constexpr int kStep = 64;
 constexpr int kGroupRows = 64;
 
-// Two consumer warpgroups have 64 rows each; where there are no more, they take steps in turns.
-template <int rows, int columns, int stages>
+// Two consumer warpgroups have 64 rows each; where there are no more, they take steps in turns. A gated tile's columns are those of both weights.
+template <int rows, int columns, int stages, bool gated = false>
 struct Config {
-  static constexpr int kRows = rows, kColumns = columns, kStages = stages;
+  static constexpr bool kGated = gated;
+  static constexpr int kRows = rows, kColumns = columns, kOutputs = gated ? columns / 2 : columns, kStages = stages;
   static constexpr int kTurns = rows == kGroupRows ? 2 : 1;
   static constexpr int kConsumers = 256, kThreads = kConsumers + 128;
-  // Outputs of one product of the tensor cores, and how many of those a warpgroup has.
-  static constexpr int kWidth = kColumns < 128 ? kColumns : 128, kProducts = kColumns / kWidth;
+  // Columns of one product of the tensor cores, and how many of those a warpgroup has: gate and up, if gated.
+  static constexpr int kWidth = kOutputs < 128 ? kOutputs : 128, kProducts = kColumns / kWidth;
+  static_assert(!gated || kProducts == 2);
   // 256 outputs leave a thread too few registers otherwise.
   static constexpr bool kShiftsRegisters = kColumns == 256;
 

@@ -4,6 +4,7 @@
 // 2. Two warpgroups split x into three bf16 parts in registers and multiply each with the weights (consumer.h): the parts of the next 16
 //    columns are made while the tensor cores work on these. Each has 64 rows, or every other step.
 // 3. Where there are too few tiles for the device, the blocks of a cluster share a tile's columns of x, and add up through shared memory (output.h).
+// Gated: out = silu(x Wᵀ) * (x Uᵀ). A tile has the same outputs of both weights, beside each other.
 #pragma once
 #include "consumer.h"
 #include "output.h"
@@ -55,7 +56,7 @@ __device__ __forceinline__ void multiply(const TileProduct& p, uint8_t* raw) {
 // Grid (ceil(n / rows) * blocks of a cluster, ceil(o / outputs), heads), 1, 2, 4 or 8 blocks: the blocks of one weight tile run side by side.
 template <class C>
 __device__ __forceinline__ void linear(const MlaLinearParams& p, uint8_t* raw) {
-  multiply<C>(tile_of(p, blockIdx.x / cluster_blocks(), C::kRows, blockIdx.y, C::kColumns), raw);
+  multiply<C>(tile_of(p, blockIdx.x / cluster_blocks(), C::kRows, blockIdx.y, C::kOutputs), raw);
 }
 
 }  // namespace flashmla::linear

@@ -1,21 +1,24 @@
 // Sums to memory: by the threads that have all of them, or added up through shared memory where warpgroups take turns, and over a cluster whose
 // blocks share a tile's columns of x.
 #pragma once
+#include "../../model/rows.h"
 #include "../../model/tile_product.h"
 #include "cluster.h"
 #include "consumer.h"
 
 namespace flashmla::linear {
 
+// Two results, or one at the end, to their places; added there without waiting for what stands there.
 __device__ __forceinline__ void write_pair(const TileProduct& p, int r, int64_t column, float a, float b, bool pairs) {
   if (r >= p.rows || column >= p.o) return;
   float* out = p.out + r * p.out_stride + column;
   if (pairs && column + 1 < p.o) {
-    *reinterpret_cast<float2*>(out) = make_float2(a, b);
+    if (p.add) asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(out), "f"(a), "f"(b) : "memory");
+    else *reinterpret_cast<float2*>(out) = make_float2(a, b);
     return;
   }
-  out[0] = a;
-  if (column + 1 < p.o) out[1] = b;
+  put(out, a, p.add);
+  if (column + 1 < p.o) put(out + 1, b, p.add);
 }
 
 // Whether rows of the output are such that pairs of values may be written at once.
@@ -26,12 +29,15 @@ __device__ __forceinline__ void write_sums(const TileProduct& p, int rows, const
   const int thread = threadIdx.x & 127, lane = thread & 31, r = rows + (thread >> 5) * 16 + (lane >> 2);
   const bool pairs = in_pairs(p);
 #pragma unroll
-  for (int n = 0; n < C::kProducts; ++n) {
+  for (int n = 0; n < (C::kGated ? 1 : C::kProducts); ++n) {
 #pragma unroll
     for (int j = 0; j < C::kWidth / 8; ++j) {
       const int64_t column = p.column + n * C::kWidth + j * 8 + (lane & 3) * 2;
-      write_pair(p, r, column, sums.of[n][4 * j], sums.of[n][4 * j + 1], pairs);
-      write_pair(p, r + 8, column, sums.of[n][4 * j + 2], sums.of[n][4 * j + 3], pairs);
+      float v[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) v[e] = C::kGated ? silu(sums.of[0][4 * j + e]) * sums.of[C::kProducts - 1][4 * j + e] : sums.of[n][4 * j + e];
+      write_pair(p, r, column, v[0], v[1], pairs);
+      write_pair(p, r + 8, column, v[2], v[3], pairs);
     }
   }
 }
@@ -56,24 +62,33 @@ __device__ __forceinline__ void stage_sums(uint32_t base, int rows, int turn, co
   }
 }
 
-// Rows [rank * rows / blocks, ...) of the tile, added up over the cluster's blocks and the turns of each, in their order, by all threads.
+// Four columns of a row, added up over the cluster's blocks and the turns of each, in their order.
+template <class C, int kBlocks>
+__device__ __forceinline__ float4 sum_of(uint32_t at) {
+  float4 part[kBlocks * C::kTurns];
+#pragma unroll
+  for (int i = 0; i < kBlocks * C::kTurns; ++i) part[i] = load_cluster16(at + i % C::kTurns * C::kPartBytes, i / C::kTurns);
+  float4 sum = part[0];
+#pragma unroll
+  for (int i = 1; i < kBlocks * C::kTurns; ++i) {
+    sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+  }
+  return sum;
+}
+
+// Rows [rank * rows / blocks, ...) of the tile, by all threads.
 template <class C, int kBlocks>
 __device__ __forceinline__ void add_up(const TileProduct& p, uint32_t base, int rank) {
   constexpr int kRows = C::kRows / kBlocks;
   const bool pairs = in_pairs(p);
-  for (int at = threadIdx.x; at < kRows * C::kColumns / 4; at += C::kThreads) {
-    const int r = rank * kRows + at / (C::kColumns / 4), c = at % (C::kColumns / 4) * 4;
+  for (int at = threadIdx.x; at < kRows * C::kOutputs / 4; at += C::kThreads) {
+    const int r = rank * kRows + at / (C::kOutputs / 4), c = at % (C::kOutputs / 4) * 4;
     if (r >= p.rows || p.column + c >= p.o) continue;
     const uint32_t at_part = base + r * C::kSumStride + c * 4;
-    float4 part[kBlocks * C::kTurns];
-#pragma unroll
-    for (int i = 0; i < kBlocks * C::kTurns; ++i) {
-      part[i] = load_cluster16(at_part + i % C::kTurns * C::kPartBytes, i / C::kTurns);
-    }
-    float4 sum = part[0];
-#pragma unroll
-    for (int i = 1; i < kBlocks * C::kTurns; ++i) {
-      sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+    float4 sum = sum_of<C, kBlocks>(at_part);
+    if constexpr (C::kGated) {
+      const float4 up = sum_of<C, kBlocks>(at_part + C::kOutputs * 4);
+      sum = make_float4(silu(sum.x) * up.x, silu(sum.y) * up.y, silu(sum.z) * up.z, silu(sum.w) * up.w);
     }
     write_pair(p, r, p.column + c, sum.x, sum.y, pairs);
     write_pair(p, r, p.column + c + 2, sum.z, sum.w, pairs);

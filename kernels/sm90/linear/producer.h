@@ -15,14 +15,17 @@ __device__ __forceinline__ void produce(const TileProduct& p, uint32_t base, int
   static_assert(kBoxes <= 4);
   const int box = thread >> 5;
   const bool copies_weights = (thread & 31) == 0 && box < kBoxes;
-  if (copies_weights) acquire_map(p.weight_map);
+  const bool copies_up = C::kGated && box >= kBoxes / 2;
+  const void* map = copies_up ? p.up_map : p.weight_map;
+  const int first_row = int(p.weight_row + p.column) + (copies_up ? box - kBoxes / 2 : box) * kStep;
+  if (copies_weights) acquire_map(map);
   const auto barrier_of = [&](int step) { return base + C::kBarriers + 16 * ((step - first) % C::kStages); };
   const auto stage_of = [&](int step) { return base + (step - first) % C::kStages * C::kStageBytes; };
   const auto weights = [&](int step) {
     if (!copies_weights) return;
     if (box == 0) mbarrier_expect_tx(barrier_of(step), C::kWeightBytes);
     const uint32_t target = stage_of(step) + C::kXBytes + box * kBoxBytes;
-    tma_load_2d(target, p.weight_map, barrier_of(step), step * kStep, int(p.weight_row + p.column) + box * kStep);
+    tma_load_2d(target, map, barrier_of(step), step * kStep, first_row);
   };
   // A thread copies the same 16 bytes of every eighth row of x: their place in a row of shared memory depends on the row's number modulo 8.
   const int row = thread >> 4, chunk = thread & 15;

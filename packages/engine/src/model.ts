@@ -9,6 +9,7 @@ import { cacheFormat } from './cache-formats'
 import { Checkpoint } from './checkpoint/checkpoint'
 import { checkQuantization } from './checkpoint/fp8-block'
 import { readJsonObject } from './checkpoint/json-file'
+import * as fused from './fused'
 import { endTokensOf } from './generation-config'
 import { Head } from './head'
 import type { DrawInput, StepInput, StepPlan } from './step'
@@ -210,59 +211,47 @@ export class Model {
   /** x += attention(normed), and the rows' latents go to the cache. */
   #attend(step: StepTensors, layer: LayerWeights, cache: PagedCache): void {
     const { backend } = this
-    const { kvLoraRank: r, qkNopeHeadDim: nope, qkRopeHeadDim: rope, rmsNormEps } = this.config
-    const { normed, positions, q, kv, compressed, heads } = step
-    const interleaved = this.config.rope.interleaved
+    const { qkNopeHeadDim: nope, rmsNormEps, rope } = this.config
+    const { normed, positions, q, kv, heads } = step
+    const rotation = { table: this.#rope, positions, interleaved: rope.interleaved }
     if (layer.qA) {
       backend.linear(step.queryDown!, normed, layer.qA.weight)
       backend.rmsNorm(step.queryNormed!, step.queryDown!, layer.qA.norm, rmsNormEps)
     }
     backend.linear(q, layer.qA ? step.queryNormed! : normed, layer.qB)
-    backend.rotary(q, nope, this.#rope, positions, interleaved)
-
     backend.linear(kv, normed, layer.kvA)
-    backend.rotary(kv, r, this.#rope, positions, interleaved)
-    backend.copyColumns(compressed, 0, kv, 0, r)
-    backend.rmsNorm(compressed, compressed, layer.kvNorm, rmsNormEps)
-    backend.copyColumns(kv, 0, compressed, 0, r)
-    backend.append(cache, kv, step.slots)
+    const norm = { weight: layer.kvNorm, eps: rmsNormEps }
+    fused.appendLatents(backend, cache, kv, norm, rotation, step.slots, step.compressed)
 
     const scale = softmaxScale(this.config)
     if (layer.projection.form === 'naive') {
+      backend.rotary(q, nope, this.#rope, positions, rope.interleaved)
       backend.naiveAttention(heads, q, layer.projection.kvB, cache, this.#batch, scale)
     } else {
-      const { qNope, qLatent, absorbed, latentOut, lse } = step
-      backend.copyColumns(qNope, 0, q, 0, nope)
-      backend.headLinear(qLatent, qNope, layer.projection.uk)
-      backend.copyColumns(absorbed, 0, qLatent, 0, r)
-      backend.copyColumns(absorbed, r, q, nope, rope)
+      const { absorbed, latentOut, lse } = step
+      fused.absorbQueries(backend, absorbed, q, layer.projection.uk, rotation, step)
       backend.attention(latentOut, lse, absorbed, cache, this.#batch, scale)
       backend.headLinear(heads, latentOut, layer.projection.uv)
     }
-    backend.linear(step.added, heads, layer.o)
-    backend.add(step.x, step.added)
+    fused.addLinear(backend, step.x, heads, layer.o, step.added)
   }
 
-  /** x += experts(normed) + dense or shared feed-forward(normed). What needs only `normed` comes first: it can overlap. */
+  /** x += dense or shared feed-forward(normed) + experts(normed). What needs only `normed` comes first: it can overlap. */
   #feedForward(step: StepTensors, layer: LayerWeights): void {
     const { backend } = this
     const inner: FeedForwardTensors | undefined = layer.dense && (layer.moe ? step.shared! : step.dense)
     if (layer.moe) backend.linear(step.router!.logits, step.normed, layer.moe.gate)
-    if (layer.dense && inner) {
-      backend.linear(inner.gate, step.normed, layer.dense.gate)
-      backend.linear(inner.up, step.normed, layer.dense.up)
-      backend.siluMul(inner.gate, inner.gate, inner.up)
-    }
+    if (layer.dense && inner)
+      fused.gatedLinear(backend, inner.gate, step.normed, layer.dense.gate, layer.dense.up, inner.up)
     if (layer.moe) {
       const { logits, ids, weights } = step.router!
       backend.route(ids, weights, logits, layer.moe.bias, this.config.moe!.router)
     }
-    if (layer.dense && inner) backend.linear(step.added, inner.gate, layer.dense.down)
+    if (layer.dense && inner) fused.addLinear(backend, step.x, inner.gate, layer.dense.down, step.added)
     if (layer.moe) {
       const { ids, weights } = step.router!
       backend.experts(step.x, step.normed, ids, weights, layer.moe.experts)
     }
-    if (layer.dense) backend.add(step.x, step.added)
   }
 }
 

@@ -70,13 +70,22 @@ export class BackendReader implements WeightReader {
   }
 
   async #computed(name: string, data: Float32Array, shape: readonly number[]): Promise<Weight> {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    const weight = await this.backend.weight({ name, dtype: 'f32', shape, read: async (target) => target.set(bytes) })
-    return this.#own(weight)
+    const words = upperHalves(data)
+    const values = words ?? data
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    const dtype = words ? 'bf16' : 'f32'
+    return this.#own(await this.backend.weight({ name, dtype, shape, read: async (target) => target.set(bytes) }))
   }
 
   #own<T extends { dispose(): void }>(resource: T): T {
     this.owned.push(resource)
     return resource
   }
+}
+
+/** The values as bf16, where that loses nothing. */
+function upperHalves(data: Float32Array): Uint16Array | undefined {
+  const words = new Uint32Array(data.buffer, data.byteOffset, data.length)
+  if (words.some((word) => (word & 0xffff) !== 0)) return undefined
+  return Uint16Array.from(words, (word) => word >>> 16)
 }

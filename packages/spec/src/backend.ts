@@ -120,6 +120,36 @@ export interface Backend {
     experts: readonly ExpertWeights[],
   ): void
 
+  /** As `linear` and `add`: x `[n, o]` += y `[n, i]` · weight `[o, i]`ᵀ. This and the next three are for backends that gain by it. */
+  addLinear?(x: Tensor<'f32'>, y: Tensor<'f32'>, weight: Weight): void
+  /** As two times `linear` and `siluMul`: out `[n, o]` = silu(x `[n, i]` · gate `[o, i]`ᵀ) · (x · up `[o, i]`ᵀ). */
+  gatedLinear?(out: Tensor<'f32'>, x: Tensor<'f32'>, gate: Weight, up: Weight): void
+  /**
+   * Queries as absorbed attention takes them, out `[n, h, rank + rope]` of q `[n, h, nope + rope]`: first uk `[h, rank, nope]` times the first nope
+   * columns, as `headLinear`, then the others as `rotary` turns them; q stays as it is. rope = 2 · pairs of the table.
+   */
+  absorbQueries?(
+    out: Tensor<'f32'>,
+    q: Tensor<'f32'>,
+    uk: Weight,
+    table: Tensor<'f32'>,
+    positions: Tensor<'i32'>,
+    interleaved: boolean,
+  ): void
+  /**
+   * As `rmsNorm` of the first kvLoraRank columns of latent `[n, kvLoraRank + ropeDim]`, `rotary` of the others, both in place, and `append`.
+   */
+  appendLatents?(
+    cache: PagedCache,
+    latent: Tensor<'f32'>,
+    norm: Tensor<'f32'>,
+    eps: number,
+    table: Tensor<'f32'>,
+    positions: Tensor<'i32'>,
+    interleaved: boolean,
+    slots: Tensor<'i32'>,
+  ): void
+
   /** Writes row n of latent `[n, kvLoraRank + ropeDim]` to slot slots[n] = block · pageSize + offset; −1 writes nothing. */
   append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void
   /** Copies slots [0, slots) of block `from` to block `to`: the copy-on-write of a forked sequence. */

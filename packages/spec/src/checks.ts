@@ -39,14 +39,12 @@ export const check = {
   rmsNorm(out: F32, x: F32, weight: F32, eps: number): void {
     dtypes('rmsNorm', { out, x, weight }, {})
     demand(same(out, x) && last(x) === sizeOf(weight.shape), 'rmsNorm', { out, x, weight })
-    if (!(eps >= 0)) throw new InvalidArgumentError(`rmsNorm: eps is ${eps}.`, 'Give a number ≥ 0.')
+    epsilon('rmsNorm', eps)
   },
   linear(out: F32, x: F32, weight: Weight): void {
     dtypes('linear', { out, x }, {})
     matrix('linear', 'weight', weight, 2)
-    const [o, i] = weight.shape as [number, number]
-    const [xs, os] = [sizeOf(x.shape), sizeOf(out.shape)]
-    demand(xs % i === 0 && os === (xs / i) * o, 'linear', { out, x, weight })
+    demand(multiplies(out, x, weight), 'linear', { out, x, weight })
   },
   headLinear(out: F32, x: F32, weight: Weight): void {
     dtypes('headLinear', { out, x }, {})
@@ -121,6 +119,41 @@ export const check = {
       if (!(fits && gate.shape[1] === hidden && same(gate, up))) demand(false, 'experts', { x, gate, up, down })
     }
   },
+  addLinear(x: F32, y: F32, weight: Weight): void {
+    dtypes('addLinear', { x, y }, {})
+    matrix('addLinear', 'weight', weight, 2)
+    demand(multiplies(x, y, weight), 'addLinear', { x, y, weight })
+  },
+  gatedLinear(out: F32, x: F32, gate: Weight, up: Weight): void {
+    dtypes('gatedLinear', { out, x }, {})
+    matrix('gatedLinear', 'gate', gate, 2)
+    demand(same(gate, up) && multiplies(out, x, gate), 'gatedLinear', { out, x, gate, up })
+  },
+  absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32): void {
+    dtypes('absorbQueries', { out, q, table }, { positions })
+    matrix('absorbQueries', 'uk', uk, 3)
+    matrix('absorbQueries', 'table', table, 3)
+    const [h, rank, nope] = uk.shape as [number, number, number]
+    const [rope, rows] = [2 * table.shape[1]!, sizeOf(positions.shape) * h]
+    const fits = sizeOf(q.shape) === rows * (nope + rope) && sizeOf(out.shape) === rows * (rank + rope)
+    demand(fits && table.shape[2] === 2, 'absorbQueries', { out, q, uk, table, positions })
+  },
+  appendLatents(cache: PagedCache, latent: F32, norm: F32, eps: number, table: F32, positions: I32, slots: I32): void {
+    dtypes('appendLatents', { latent, norm, table }, { positions, slots })
+    matrix('appendLatents', 'table', table, 3)
+    const { kvLoraRank, ropeDim } = cache.format
+    const n = sizeOf(slots.shape)
+    const fits = last(latent) === kvLoraRank + ropeDim && rowsOf(latent) === n && sizeOf(positions.shape) === n
+    const turned = 2 * table.shape[1]! === ropeDim && table.shape[2] === 2
+    demand(fits && turned && sizeOf(norm.shape) === kvLoraRank, `appendLatents to ${cache.format.name}`, {
+      latent,
+      norm,
+      table,
+      positions,
+      slots,
+    })
+    epsilon('appendLatents', eps)
+  },
   append(cache: PagedCache, latent: F32, slots: I32): void {
     dtypes('append', { latent }, { slots })
     const width = cache.format.kvLoraRank + cache.format.ropeDim
@@ -174,6 +207,17 @@ export const check = {
     softmaxScale('naiveAttention', scale)
   },
 } as const
+
+function epsilon(operation: string, eps: number): void {
+  if (!(eps >= 0)) throw new InvalidArgumentError(`${operation}: eps is ${eps}.`, 'Give a number ≥ 0.')
+}
+
+/** Whether out can be x times a matrix. */
+function multiplies(out: Shaped, x: Shaped, { shape }: Shaped): boolean {
+  const [o, i] = shape as [number, number]
+  const size = sizeOf(x.shape)
+  return size % i === 0 && sizeOf(out.shape) === (size / i) * o
+}
 
 function softmaxScale(operation: string, scale: number): void {
   if (!(scale > 0 && scale < Infinity))

@@ -7,6 +7,7 @@ import { batchCases } from './cases/batch'
 import { cacheCases } from './cases/cache'
 import { errorCases } from './cases/errors'
 import { expertCases } from './cases/experts'
+import { fusedCases } from './cases/fused'
 import { memoryCases } from './cases/memory'
 import { operationCases } from './cases/operations'
 import { sampleCases } from './cases/sample'
@@ -70,6 +71,7 @@ export function contractCases(
     ...memoryCases,
     ...weightCases,
     ...operationCases,
+    ...fusedCases,
     ...sampleCases,
     ...expertCases,
     ...cacheCases(dimensions),

@@ -13,30 +13,29 @@ import type {
   Weight,
   WeightSource,
 } from '@flashmla/spec'
-import { check, UnsupportedError } from '@flashmla/spec'
+import { check } from '@flashmla/spec'
 import type { DeviceInfo } from '../driver/context'
 import { fill, upload } from '../driver/copy'
-import { MlaAppendRowsParams, MlaRouteParams } from '../kernels/model-params'
 import { runAttention } from './attention'
 import { CudaBatch, ownBatch } from './batch'
 import { CudaCache, ownCache } from './cache'
 import type { BackendDevice } from './device'
 import { ExpertTables, runExperts } from './experts'
 import { FastAttention } from './fast-attention'
+import { runGated } from './gated'
 import { captureStep } from './graph'
+import { absorbQueries, appendLatents, appendRows } from './latents'
 import { runLinear } from './linear'
 import { runNaiveAttention } from './naive-attention'
+import { chooseExperts } from './route'
 import * as rows from './rows'
 import { Staging } from './staging'
-import { CudaTensor, columnsOf, own, rowsOf } from './tensor'
+import { CudaTensor, own } from './tensor'
 import { chooseLargest, drawTokens } from './tokens'
 import { CudaWeight, ownWeight, type WeightPrecision } from './weight'
 
 type F32 = Tensor<'f32'>
 type I32 = Tensor<'i32'>
-
-/** Of mla_route. */
-const MOST_EXPERTS = 1024
 
 /** `exact`: float32 throughout. `fast`: queries and probabilities in bf16 where the decode kernels read the cache. */
 export type AttentionPrecision = 'exact' | 'fast'
@@ -148,12 +147,30 @@ export class CudaBackend implements Backend {
 
   linear(out: F32, x: F32, weight: Weight): void {
     check.linear(out, x, weight)
-    this.#product(out, x, weight, 1)
+    this.#product(out, x, weight)
   }
 
   headLinear(out: F32, x: F32, weight: Weight): void {
     check.headLinear(out, x, weight)
-    this.#product(out, x, weight, weight.shape[0]!)
+    this.#product(out, x, weight)
+  }
+
+  addLinear(x: F32, y: F32, weight: Weight): void {
+    check.addLinear(x, y, weight)
+    this.#product(x, y, weight, true)
+  }
+
+  gatedLinear(out: F32, x: F32, gate: Weight, up: Weight): void {
+    check.gatedLinear(out, x, gate, up)
+    const [o, a] = [this.#f32(out), this.#f32(x)]
+    const weights = { gate: ownWeight(this.#device, gate), up: ownWeight(this.#device, up) }
+    runGated(this.#device, { x: a.address, out: o.address, n: a.size / gate.shape[1]!, ...weights })
+  }
+
+  absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32, interleaved: boolean): void {
+    check.absorbQueries(out, q, uk, table, positions)
+    const rotation = { table: this.#f32(table), positions: this.#i32(positions), interleaved }
+    absorbQueries(this.#device, this.#f32(out), this.#f32(q), ownWeight(this.#device, uk), rotation)
   }
 
   copyColumns(out: F32, outStart: number, x: F32, xStart: number, width: number): void {
@@ -189,26 +206,7 @@ export class CudaBackend implements Backend {
   route(ids: I32, weights: F32, logits: F32, bias: F32 | undefined, options: RouterOptions): void {
     check.route(ids, weights, logits, bias, options)
     const [to, w, x] = [this.#i32(ids), this.#f32(weights), this.#f32(logits)]
-    const experts = columnsOf(x)
-    if (experts > MOST_EXPERTS)
-      throw new UnsupportedError(`${experts} experts have no CUDA kernel.`, `Up to ${MOST_EXPERTS} are taken.`)
-    const { scoring, method, topK, numGroups, topkGroups, normalize, scale } = options
-    const n = rowsOf(x)
-    this.#device.run('mla_route', MlaRouteParams, [n, 1], {
-      logits: x.address,
-      bias: bias ? this.#f32(bias).address : null,
-      ids: to.address,
-      weights: w.address,
-      n,
-      experts,
-      top_k: topK,
-      sigmoid: scoring === 'sigmoid' ? 1 : 0,
-      num_groups: method === 'greedy' ? 1 : numGroups,
-      topk_groups: topkGroups,
-      group_best: method === 'noaux_tc' ? 2 : 1,
-      normalize: normalize ? 1 : 0,
-      scale,
-    })
+    chooseExperts(this.#device, to, w, x, bias && this.#f32(bias), options)
   }
 
   /** @throws UnsupportedError for many tokens over more than 1024 experts */
@@ -225,18 +223,23 @@ export class CudaBackend implements Backend {
 
   append(cache: PagedCache, latent: F32, slots: I32): void {
     check.append(cache, latent, slots)
-    const [c, x, at] = [ownCache(this.#device, cache), this.#f32(latent), this.#i32(slots)]
-    this.#device.run('mla_append_rows', MlaAppendRowsParams, [at.size, 1], {
-      latent: x.address,
-      slots: at.address,
-      cache: c.address,
-      n: at.size,
-      num_blocks: c.numBlocks,
-      page_size: c.pageSize,
-      format: c.code,
-      kv_lora_rank: c.format.kvLoraRank,
-      rope_dim: c.format.ropeDim,
-    })
+    appendRows(this.#device, ownCache(this.#device, cache), this.#f32(latent), this.#i32(slots))
+  }
+
+  appendLatents(
+    cache: PagedCache,
+    latent: F32,
+    norm: F32,
+    eps: number,
+    table: F32,
+    positions: I32,
+    interleaved: boolean,
+    slots: I32,
+  ): void {
+    check.appendLatents(cache, latent, norm, eps, table, positions, slots)
+    const [c, x, gain] = [ownCache(this.#device, cache), this.#f32(latent), this.#f32(norm)]
+    const rotation = { table: this.#f32(table), positions: this.#i32(positions), interleaved }
+    appendLatents(this.#device, c, x, gain, eps, rotation, this.#i32(slots))
   }
 
   copyBlock(cache: PagedCache, from: number, to: number, slots: number): void {
@@ -274,9 +277,10 @@ export class CudaBackend implements Backend {
     this.dispose()
   }
 
-  #product(out: F32, x: F32, weight: Weight, heads: number): void {
+  #product(out: F32, x: F32, weight: Weight, add = false): void {
     const [o, a, w] = [this.#f32(out), this.#f32(x), ownWeight(this.#device, weight)]
     const [outputs, inputs] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
+    const heads = weight.shape.length === 3 ? weight.shape[0]! : 1
     runLinear(this.#device, {
       x: a.address,
       xStride: heads * inputs,
@@ -285,6 +289,7 @@ export class CudaBackend implements Backend {
       n: a.size / (heads * inputs),
       weight: w,
       heads,
+      add,
     })
   }
 

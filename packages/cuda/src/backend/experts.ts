@@ -11,6 +11,8 @@ import { type CudaWeight, ownWeight } from './weight'
 
 /** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own: by Hopper's tiles, and by the others. */
 const FEW_PAIRS = { mapped: 0.5, others: 4 } as const
+/** Outputs of a block of mla_expert_down. */
+const DOWN_OUTPUTS = 2
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 
@@ -68,11 +70,16 @@ export class ExpertTables {
   }
 }
 
-/** Kernel and columns of its tiles, for many pairs and so many columns of the result. */
-function tilesFor({ halves, mapped }: Table, aligned: boolean, columns: number): readonly [string, number] {
-  if (mapped && aligned) return columns > 128 ? ['mla_expert_tiles_64x256', 256] : ['mla_expert_tiles_64x128', 128]
-  return halves ? ['mla_expert_tiles_half', HALF_TILE] : ['mla_expert_tiles', TILE]
-}
+/** A kernel for many pairs, and outputs of its tiles. */
+type Tiles = readonly [symbol: string, outputs: number]
+
+/** On Hopper, for so many outputs; gated: those of gate and up at once. */
+const hopperTiles = (outputs: number): Tiles =>
+  outputs > 128 ? ['mla_expert_tiles_64x256', 256] : ['mla_expert_tiles_64x128', 128]
+const gatedTiles = (outputs: number): Tiles =>
+  outputs > 64 ? ['mla_expert_gated_64x256', 128] : ['mla_expert_gated_64x128', 64]
+const otherTiles = ({ halves }: Table): Tiles =>
+  halves ? ['mla_expert_tiles_half', HALF_TILE] : ['mla_expert_tiles', TILE]
 
 function isOf({ matrices }: Table, experts: readonly ExpertWeights[]): boolean {
   if (matrices.length !== 3 * experts.length) return false
@@ -104,7 +111,8 @@ export function runExperts(
   const table = tables.of(experts)
   const inner = experts[0]!.gate.shape[0]!
   const aligned = hidden % 8 === 0 && inner % 8 === 0 && x.address % 16n === 0n
-  const many = pairs > FEW_PAIRS[table.mapped && aligned ? 'mapped' : 'others'] * count
+  const mapped = table.mapped && aligned
+  const many = pairs > FEW_PAIRS[mapped ? 'mapped' : 'others'] * count
   if (many && count > MOST_SORTED)
     throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
   const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
@@ -115,7 +123,7 @@ export function runExperts(
     weights: shares,
     experts: table.memory.address,
     gate: work('gate', pairs * inner),
-    up: many ? work('up', pairs * inner) : null,
+    up: many && !mapped ? work('up', pairs * inner) : null,
     down: many ? work('down', pairs * hidden) : null,
     order: many ? work('order', pairs) : null,
     place: many ? work('place', pairs) : null,
@@ -135,24 +143,29 @@ export function runExperts(
   }
   if (!many) {
     run('mla_expert_up', [Math.ceil(inner / 8), pairs])
-    run('mla_expert_down', [Math.ceil(hidden / 8), n])
+    run('mla_expert_down', [Math.ceil(hidden / DOWN_OUTPUTS), n])
     return
   }
   const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
-  const product = (columns: number, stage: number) => {
-    const [symbol, tile] = tilesFor(table, aligned, columns)
-    run(symbol, [tiles, Math.ceil(columns / tile)], stage)
-  }
+  const product = ([symbol, tile]: Tiles, outputs: number, stage: number) =>
+    run(symbol, [tiles, Math.ceil(outputs / tile)], stage)
   run('mla_expert_sort', [1, 1])
-  product(inner, 0)
-  product(inner, 1)
-  const elements = pairs * inner
-  device.run('mla_silu_mul', MlaElementsParams, [Math.ceil(elements / 1024), 1], {
-    out: values.gate,
-    a: values.gate,
-    b: values.up,
-    n: elements,
-  })
-  product(hidden, 2)
+  if (mapped) {
+    product(gatedTiles(inner), inner, 0)
+    product(hopperTiles(hidden), hidden, 2)
+  } else {
+    const kind = otherTiles(table)
+    product(kind, inner, 0)
+    product(kind, inner, 1)
+    const { gate, up } = values
+    const elements = pairs * inner
+    device.run('mla_silu_mul', MlaElementsParams, [Math.ceil(elements / 1024), 1], {
+      out: gate,
+      a: gate,
+      b: up,
+      n: elements,
+    })
+    product(kind, hidden, 2)
+  }
   run('mla_expert_sum', [n, Math.ceil(hidden / 256)])
 }

@@ -20,16 +20,20 @@ const FEW = [
 ] as const
 
 export interface Product {
-  /** `[n, heads, i]`, rows `xStride` elements apart. */
+  /** `[n, heads, i]`, rows `xStride` elements apart, heads `xHeadStride`: i where it isn't given. */
   readonly x: bigint
   readonly xStride: number
-  /** `[n, heads, o]`, rows `outStride` elements apart. */
+  readonly xHeadStride?: number
+  /** `[n, heads, o]`, rows `outStride` elements apart, heads `outHeadStride`: o where it isn't given. */
   readonly out: bigint
   readonly outStride: number
+  readonly outHeadStride?: number
   readonly n: number
-  /** `[heads, o, i]` */
+  /** `[heads, o, i]`, or `[o, i]` */
   readonly weight: CudaWeight
-  readonly heads: number
+  readonly heads?: number
+  /** Added to what `out` holds. */
+  readonly add?: boolean
 }
 
 /** The kernel of a product, and what it was chosen for. */
@@ -42,26 +46,31 @@ export interface ProductKernel {
   readonly cluster: number
 }
 
-/** Queues out[r, h] = x[r, h] · weight[h]ᵀ. */
+/** Queues out[r, h] = x[r, h] · weight[h]ᵀ, or adds it. */
 export function runLinear(device: BackendDevice, product: Product): void {
-  const { x, xStride, out, outStride, n, weight, heads } = product
+  const { x, xStride, out, outStride, n, weight, heads = 1, add } = product
   const [o, i] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
   if (n === 0 || o === 0) return
-  const vector = i % 8 === 0 && xStride % 4 === 0 && x % 16n === 0n
+  const { xHeadStride = i, outHeadStride = o } = product
+  const vector = i % 8 === 0 && xStride % 4 === 0 && xHeadStride % 4 === 0 && x % 16n === 0n
   const values = {
     x,
     weight: weight.address,
+    up: null,
     out,
     n,
     o,
     i,
     x_stride: xStride,
+    x_head_stride: xHeadStride,
     out_stride: outStride,
+    out_head_stride: outHeadStride,
     heads,
     weight_dtype: weight.code,
     vector: vector ? 1 : 0,
-    reserved: 0,
+    add: add ? 1 : 0,
     weight_map: weight.map ?? null,
+    up_map: null,
   }
   // Steps repeat: what was chosen last is mostly what is asked for.
   let kernel = weight.kernel

@@ -82,7 +82,6 @@ export function runNaiveAttention(device: BackendDevice, operands: NaiveOperands
         outStride: h * (nope + v),
         n: count,
         weight: kvB,
-        heads: 1,
       })
       device.run('mla_attend_naive', MlaNaiveParams, [queries * h, 1], values)
     }

@@ -80,6 +80,7 @@ export function copyColumns(
   })
 }
 
+/** Turns columns [start, start + 2 · pairs) of x in place. */
 export function rotary(
   device: BackendDevice,
   x: F32,
@@ -88,14 +89,33 @@ export function rotary(
   positions: I32,
   interleaved: boolean,
 ): void {
+  turnColumns(device, { x, start, out: x, outStart: start, rows: rowsOf(x), table, positions, interleaved })
+}
+
+/** Turns columns of x `[rows, …]` from `start` on to those of out from `outStart` on. */
+export function turnColumns(
+  device: BackendDevice,
+  given: {
+    readonly x: F32
+    readonly start: number
+    readonly out: F32
+    readonly outStart: number
+    readonly rows: number
+    readonly table: F32
+    readonly positions: I32
+    readonly interleaved: boolean
+  },
+): void {
+  const { x, start, out, outStart, rows, table, positions, interleaved } = given
   const [maxPositions, pairs] = table.shape as [number, number, number]
-  const rows = rowsOf(x)
   device.run('mla_rotary', MlaRotaryParams, blocksFor(rows * pairs), {
     x: x.address + BigInt(4 * start),
+    out: out.address + BigInt(4 * outStart),
     table: table.address,
     positions: positions.address,
     rows,
-    stride: columnsOf(x),
+    stride: rows === 0 ? 0 : x.size / rows,
+    out_stride: rows === 0 ? 0 : out.size / rows,
     rows_per_position: positions.size === 0 ? 1 : rows / positions.size,
     max_positions: maxPositions,
     pairs,

@@ -31,6 +31,8 @@ const TILES = [
   { rows: 64, outputs: 256, step: 0.83, ends: [0, 1.1, 2.1, 2.9] },
   { rows: 128, outputs: 256, step: 1.49, ends: [0.3, 1.5, 1.7, 2] },
 ] as const
+/** Fewest outputs of a tile of two weights. */
+const LEAST_GATED = 128
 /** Share of an end that is there for a single row; the rest grows with the rows up to 64. */
 const LEAST_END = 0.3
 /** From a launch to the first step, and from the last rows to the next launch. */
@@ -42,13 +44,18 @@ const READ = 2.9e6
 /** Share of the multiprocessors that clusters reach: groups of 16 or 18 don't divide by four and eight. */
 const REACHED = { 1: 1, 2: 1, 4: 120 / 132, 8: 120 / 132 } as const
 
-/** The fastest tiles for bf16 weights `[heads, o, i]` and n rows, by an estimate. */
-export function chooseTiles({ n, o, i, heads }: ProductShape, { device }: Pick<Context, 'device'>): TileChoice {
+/** The fastest tiles for bf16 weights `[heads, o, i]` and n rows, by an estimate. `gated`: o counts the outputs of both weights. */
+export function chooseTiles(
+  { n, o, i, heads }: ProductShape,
+  { device }: Pick<Context, 'device'>,
+  kind: 'linear' | 'gated' = 'linear',
+): TileChoice {
   const steps = Math.max(Math.ceil(i / STEP), 1)
   const fill = Math.min(n, 64) / 64 // of a tile's rows
   const reading = LAUNCH + (heads * o * i * 2) / READ
   let best: TileChoice | undefined
   for (const { rows, outputs, step, ends } of TILES) {
+    if (kind === 'gated' && outputs < LEAST_GATED) continue
     const tiles = Math.ceil(n / rows) * Math.ceil(o / outputs) * heads
     for (const [at, cluster] of CLUSTERS.entries()) {
       if (cluster > steps) break
@@ -58,7 +65,7 @@ export function chooseTiles({ n, o, i, heads }: ProductShape, { device }: Pick<C
       const end = ends[at]! * (LEAST_END + (1 - LEAST_END) * fill) * (1 + CROWDED.end * busy)
       const work = Math.ceil(steps / cluster) * step * (1 + CROWDED.step * busy)
       const time = Math.max(LAUNCH + waves * (work + end), reading)
-      if (!best || time < best.time) best = { symbol: `mla_linear_${rows}x${outputs}`, rows, outputs, cluster, time }
+      if (!best || time < best.time) best = { symbol: `mla_${kind}_${rows}x${outputs}`, rows, outputs, cluster, time }
     }
   }
   return best!

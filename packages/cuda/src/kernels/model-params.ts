@@ -42,10 +42,12 @@ export const MlaColumnsParams = new Struct('MlaColumnsParams', {
 
 export const MlaRotaryParams = new Struct('MlaRotaryParams', {
   x: 'ptr',
+  out: 'ptr',
   table: 'ptr',
   positions: 'ptr',
   rows: 'i64',
   stride: 'i64',
+  out_stride: 'i64',
   rows_per_position: 'i64',
   max_positions: 'i64',
   pairs: 'i32',
@@ -101,17 +103,21 @@ export const MlaRouteParams = new Struct('MlaRouteParams', {
 export const MlaLinearParams = new Struct('MlaLinearParams', {
   x: 'ptr',
   weight: 'ptr',
+  up: 'ptr',
   out: 'ptr',
   n: 'i64',
   o: 'i64',
   i: 'i64',
   x_stride: 'i64',
+  x_head_stride: 'i64',
   out_stride: 'i64',
+  out_head_stride: 'i64',
   heads: 'i32',
   weight_dtype: 'i32',
   vector: 'i32',
-  reserved: 'i32',
+  add: 'i32',
   weight_map: 'ptr',
+  up_map: 'ptr',
 })
 
 export const MlaExpertParams = new Struct('MlaExpertParams', {
@@ -146,6 +152,24 @@ export const MlaAppendRowsParams = new Struct('MlaAppendRowsParams', {
   format: 'i32',
   kv_lora_rank: 'i32',
   rope_dim: 'i32',
+})
+
+export const MlaAppendLatentsParams = new Struct('MlaAppendLatentsParams', {
+  latent: 'ptr',
+  norm: 'ptr',
+  table: 'ptr',
+  positions: 'ptr',
+  slots: 'ptr',
+  cache: 'ptr',
+  n: 'i64',
+  num_blocks: 'i64',
+  max_positions: 'i64',
+  page_size: 'i32',
+  format: 'i32',
+  kv_lora_rank: 'i32',
+  rope_dim: 'i32',
+  eps: 'f32',
+  interleaved: 'i32',
 })
 
 export const MlaAttendParams = new Struct('MlaAttendParams', {

@@ -1,0 +1,79 @@
+import type { Backend, PagedCache, Tensor, Weight } from '@flashmla/spec'
+
+type F32 = Tensor<'f32'>
+type I32 = Tensor<'i32'>
+
+/** How rotary columns are turned. */
+export interface Rotation {
+  /** `[maxPositions, pairs, 2]` */
+  readonly table: F32
+  /** `[n]` */
+  readonly positions: I32
+  readonly interleaved: boolean
+}
+
+/** x += y · weightᵀ. `product` has x's shape, for backends that do it in two. */
+export function addLinear(backend: Backend, x: F32, y: F32, weight: Weight, product: F32): void {
+  if (backend.addLinear) {
+    backend.addLinear(x, y, weight)
+    return
+  }
+  backend.linear(product, y, weight)
+  backend.add(x, product)
+}
+
+/** out = silu(x · gateᵀ) · (x · upᵀ). `other` has out's shape, for backends that do it in three. */
+export function gatedLinear(backend: Backend, out: F32, x: F32, gate: Weight, up: Weight, other: F32): void {
+  if (backend.gatedLinear) {
+    backend.gatedLinear(out, x, gate, up)
+    return
+  }
+  backend.linear(out, x, gate)
+  backend.linear(other, x, up)
+  backend.siluMul(out, out, other)
+}
+
+/** out `[n, h, rank + rope]` of q `[n, h, nope + rope]`, whose rotary columns may be turned then; see `Backend.absorbQueries`. */
+export function absorbQueries(
+  backend: Backend,
+  out: F32,
+  q: F32,
+  uk: Weight,
+  { table, positions, interleaved }: Rotation,
+  /** `[n, h, nope]` and `[n, h, rank]` */
+  work: { readonly qNope: F32; readonly qLatent: F32 },
+): void {
+  if (backend.absorbQueries) {
+    backend.absorbQueries(out, q, uk, table, positions, interleaved)
+    return
+  }
+  const [, rank, nope] = uk.shape as [number, number, number]
+  backend.rotary(q, nope, table, positions, interleaved)
+  backend.copyColumns(work.qNope, 0, q, 0, nope)
+  backend.headLinear(work.qLatent, work.qNope, uk)
+  backend.copyColumns(out, 0, work.qLatent, 0, rank)
+  backend.copyColumns(out, rank, q, nope, 2 * table.shape[1]!)
+}
+
+/** Norm, rotation and writing of the rows that the projection leaves in kv `[n, rank + rope]`; see `Backend.appendLatents`. */
+export function appendLatents(
+  backend: Backend,
+  cache: PagedCache,
+  kv: F32,
+  norm: { readonly weight: F32; readonly eps: number },
+  { table, positions, interleaved }: Rotation,
+  slots: I32,
+  /** `[n, rank]` */
+  latent: F32,
+): void {
+  const { kvLoraRank: rank } = cache.format
+  if (backend.appendLatents) {
+    backend.appendLatents(cache, kv, norm.weight, norm.eps, table, positions, interleaved, slots)
+    return
+  }
+  backend.rotary(kv, rank, table, positions, interleaved)
+  backend.copyColumns(latent, 0, kv, 0, rank)
+  backend.rmsNorm(latent, latent, norm.weight, norm.eps)
+  backend.copyColumns(kv, 0, latent, 0, rank)
+  backend.append(cache, kv, slots)
+}

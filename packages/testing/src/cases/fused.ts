@@ -1,0 +1,154 @@
+import { bf16Format, f32Format } from '@flashmla/latent'
+import type { Backend } from '@flashmla/spec'
+import type { Case } from '../case'
+import { assertSame, ContractError } from '../compare'
+import * as oracle from '../oracle/dense'
+import { Random } from '../random'
+import type { Workspace } from '../workspace'
+
+type Fused = 'addLinear' | 'gatedLinear' | 'absorbQueries' | 'appendLatents'
+
+/** Several operations in one; a backend without it has nothing to keep. */
+const fused = (operation: Fused, name: string, run: (w: Workspace) => Promise<void>): Case => ({
+  name: `fused: ${operation}, ${name}`,
+  run: async (w) => {
+    if (w.backend[operation]) await run(w)
+  },
+})
+
+/** Rows of one and of many, widths that are no multiple of a vector, and ones that are. */
+const shapes = [
+  [1, 96, 64],
+  [1, 5, 7],
+  [3, 33, 30],
+  [17, 64, 128],
+  [70, 130, 96],
+] as const
+
+function angles(maxPositions: number, pairs: number): Float32Array {
+  return Float32Array.from({ length: maxPositions * pairs * 2 }, (_, i) => {
+    const angle = Math.floor(i / (2 * pairs)) * 0.7 ** (Math.floor(i / 2) % pairs)
+    return i % 2 ? Math.sin(angle) : Math.cos(angle)
+  })
+}
+
+/** Slot after slot of a cache, as its bytes stand there, by attending to one token at a time. */
+async function valuesOf(w: Workspace, cache: ReturnType<Backend['cache']>, slots: number): Promise<Float32Array> {
+  const { kvLoraRank: rank, ropeDim: rope } = cache.format
+  const batch = w.keep(w.backend.batch({ maxSequences: slots, maxTokens: slots, maxBlocks: 1 }))
+  batch.update({
+    queryStart: Int32Array.from({ length: slots + 1 }, (_, s) => s),
+    seqLens: new Int32Array(slots).fill(1),
+    blockTable: Int32Array.from({ length: slots }, (_, s) => s),
+    blockTableStride: 1,
+  })
+  const out = w.poisoned(slots, 1, rank)
+  const q = w.f32([slots, 1, rank + rope], new Float32Array(slots * (rank + rope)).fill(0.01))
+  w.backend.attention(out, w.f32([slots, 1]), q, cache, batch, 1)
+  return w.backend.read(out)
+}
+
+export const fusedCases: readonly Case[] = [
+  ...shapes.map(([n, o, i]) =>
+    fused('addLinear', `[${n}, ${i}] by [${o}, ${i}]`, async (w) => {
+      const random = new Random(n + o + i)
+      const [x, y, weight] = [random.values(n * o), random.values(n * i), random.values(o * i)]
+      const sum = w.f32([n, o], x)
+      w.backend.addLinear!(sum, w.f32([n, i], y), await w.weight([o, i], weight))
+      const product = oracle.linear(y, weight, o, i)
+      await w.expectClose(
+        'x',
+        sum,
+        product.map((value, at) => value + x[at]!),
+      )
+    }),
+  ),
+  ...shapes.map(([n, o, i]) =>
+    fused('gatedLinear', `[${n}, ${i}] by twice [${o}, ${i}]`, async (w) => {
+      const random = new Random(n + o * i)
+      const [x, gate, up] = [random.values(n * i, 2), random.values(o * i), random.values(o * i)]
+      const out = w.poisoned(n, o)
+      const weights = [await w.weight([o, i], gate), await w.weight([o, i], up)] as const
+      w.backend.gatedLinear!(out, w.f32([n, i], x), ...weights)
+      await w.expectClose('out', out, oracle.siluMul(oracle.linear(x, gate, o, i), oracle.linear(x, up, o, i)))
+    }),
+  ),
+  ...[
+    [1, 1, 4, 4, 1],
+    [3, 4, 32, 16, 4],
+    [21, 3, 40, 24, 8],
+    [5, 2, 7, 9, 3],
+  ].flatMap(([n, h, rank, nope, pairs]) =>
+    [true, false].map((interleaved) =>
+      fused(
+        'absorbQueries',
+        `[${n}, ${h}, ${nope} + ${2 * pairs!}] to ${rank}, ${interleaved ? 'interleaved' : 'half-split'}`,
+        async (w) => {
+          const random = new Random(n! * 7 + rank!)
+          const [rope, maxPositions] = [2 * pairs!, 11]
+          const width = nope! + rope
+          const [q, uk] = [random.values(n! * h! * width), random.values(h! * rank! * nope!)]
+          const table = angles(maxPositions, pairs!)
+          const positions = Array.from({ length: n! }, () => random.below(maxPositions))
+          const [queries, out] = [w.f32([n!, h!, width], q), w.poisoned(n!, h!, rank! + rope)]
+          const weight = await w.weight([h!, rank!, nope!], uk)
+          const operands = [w.f32([maxPositions, pairs!, 2], table), w.i32([n!], positions)] as const
+          w.backend.absorbQueries!(out, queries, weight, ...operands, interleaved)
+          const columns = (x: ArrayLike<number>, of: number, from: number, to: number) =>
+            Array.from({ length: n! * h! }, (_, r) => Array.from(x).slice(r * of + from, r * of + to))
+          const latent = columns(
+            oracle.headLinear(columns(q, width, 0, nope!).flat(), uk, h!, rank!, nope!),
+            rank!,
+            0,
+            rank!,
+          )
+          const turned = columns(
+            oracle.rotary(q, [n!, h!, width], nope!, table, pairs!, positions, interleaved),
+            width,
+            nope!,
+            width,
+          )
+          await w.expectClose(
+            'out',
+            out,
+            latent.flatMap((row, r) => [...row, ...turned[r]!]),
+          )
+          assertSame('q', await w.backend.read(queries), q)
+        },
+      ),
+    ),
+  ),
+  ...[f32Format(32, 16), f32Format(20, 6), bf16Format(512, 64)].flatMap((format) =>
+    [true, false].map((interleaved) =>
+      fused(
+        'appendLatents',
+        `as the operations by themselves, ${format.name}, ${interleaved ? 'interleaved' : 'half-split'}`,
+        async (w) => {
+          const { backend } = w
+          const { kvLoraRank: rank, ropeDim: rope } = format
+          const random = new Random(rank)
+          const [n, maxPositions] = [5, 9]
+          const rows = random.values(n * (rank + rope), 4)
+          const norm = w.f32([rank], random.values(rank, 2))
+          const table = w.f32([maxPositions, rope / 2, 2], angles(maxPositions, rope / 2))
+          const positions = w.i32([n], [3, 0, 8, 8, 1])
+          const slots = w.i32([n], [4, 0, -1, 2, 1])
+          const [together, apart] = [w.f32([n, rank + rope], rows), w.f32([n, rank + rope], rows)]
+          const caches = [w.cache(format, 6, 1), w.cache(format, 6, 1)] as const
+          backend.appendLatents!(caches[0], together, norm, 1e-5, table, positions, interleaved, slots)
+          const latent = w.poisoned(n, rank)
+          backend.rotary(apart, rank, table, positions, interleaved)
+          backend.copyColumns(latent, 0, apart, 0, rank)
+          backend.rmsNorm(latent, latent, norm, 1e-5)
+          backend.copyColumns(apart, 0, latent, 0, rank)
+          backend.append(caches[1], apart, slots)
+          await w.expectClose('the rows', together, await backend.read(apart))
+          const [found, expected] = [await valuesOf(w, caches[0], 6), await valuesOf(w, caches[1], 6)]
+          await w.expectClose('the cache', w.f32([6, rank], found), expected)
+          if (expected.subarray(rank, 3 * rank).every((value) => value === 0))
+            throw new ContractError('The cache holds nothing.')
+        },
+      ),
+    ),
+  ),
+]
