@@ -85,8 +85,9 @@ class Linear:
 
 
 class ExpertParams(C.Structure):
-    _fields_ = [(name, C.c_void_p) for name in ('x', 'out', 'ids', 'weights', 'experts', 'gate', 'up', 'down', 'order', 'place', 'starts', 'tiles')] + [
-        (name, C.c_int64) for name in ('n', 'hidden', 'inner')] + [(name, C.c_int32) for name in ('choices', 'count', 'stage', 'vector')]
+    _fields_ = [(name, C.c_void_p) for name in ('x', 'out', 'ids', 'weights', 'experts', 'gate', 'up', 'down', 'order', 'place', 'tiles')] + [
+        (name, C.c_int64) for name in ('n', 'hidden', 'inner')] + [
+        (name, C.c_int32) for name in ('choices', 'count', 'stage', 'vector', 'most_tiles', 'reserved')]
 
 
 class Experts:
@@ -102,13 +103,13 @@ class Experts:
                               for e in range(count)], device='cuda')
         pairs = n * choices
         floats = lambda *shape: torch.empty(shape, device='cuda').normal_(generator=generator)  # noqa: E731
-        whole = [torch.zeros(size, dtype=torch.int32, device='cuda') for size in (pairs, pairs, count + 1, count + 1)]
+        self.tiles, self.rows = min(pairs, pairs // 64 + count), rows
+        whole = [torch.zeros(size, dtype=torch.int32, device='cuda') for size in (pairs, pairs, 4 * self.tiles)]
         self.x, self.gate, self.up, self.down = floats(n, hidden), floats(pairs, inner), floats(pairs, inner), floats(pairs, hidden)
         out, weights = floats(n, hidden), floats(n, choices)
         self.keep = (ids, table, whole, out, weights)
         self.params = [ExpertParams(*(t.data_ptr() for t in (self.x, out, ids, weights, table, self.gate, self.up, self.down, *whole)), n, hidden, inner,
-                                    choices, count, stage, 1) for stage in range(3)]
-        self.tiles, self.rows = min(pairs, pairs // 64 + count), rows
+                                    choices, count, stage, 1, self.tiles, 0) for stage in range(3)]
         self.launch('mla_expert_sort', MODULE, 0, (1, 1, 1))
 
     def launch(self, symbol, module, stage, grid):
@@ -260,7 +261,7 @@ def time_experts():
         rest = {
             'sort': lambda: layer.launch('mla_expert_sort', MODULE, 0, (1, 1, 1)),
             'up (few)': lambda: layer.launch('mla_expert_up', MODULE, 0, (-(-inner // 8), n * choices, 1)),
-            'down (few)': lambda: layer.launch('mla_expert_down', MODULE, 0, (-(-hidden // 2), n, 1)),
+            'down (few)': lambda: layer.launch('mla_expert_down', MODULE, 0, (-(-hidden // 4), n, 1)),
             'sum': lambda: layer.launch('mla_expert_sum', MODULE, 0, (n, -(-hidden // 256), 1)),
         }
         names = [f'{("gate", "", "down")[stage]} {symbol[11:]}' for stage, symbol in kinds] + list(rest)

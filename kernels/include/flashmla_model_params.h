@@ -161,17 +161,18 @@ struct MlaExpertParams {
   float* gate;                 //  40 [pairs, inner]: silu(gate) * up in the end
   float* up;                   //  48 [pairs, inner], of mla_expert_tiles only
   float* down;                 //  56 [pairs, hidden], many only
-  int32_t* order;              //  64 [pairs] pairs sorted by expert, many only
+  int32_t* order;              //  64 [pairs] pairs sorted by expert, an expert's in any order; many only
   int32_t* place;              //  72 [pairs] where a pair stands in order, -1: its expert does not exist; many only
-  int32_t* starts;             //  80 [count + 1] first pair of each expert in order, many only
-  int32_t* tiles;              //  88 [count + 1] first row tile of each expert, many only
-  int64_t n;                   //  96
-  int64_t hidden;              // 104
-  int64_t inner;               // 112
-  int32_t choices;             // 120
-  int32_t count;               // 124 at most 1024 when there are many pairs
-  int32_t stage;               // 128 of mla_expert_tiles and mla_expert_gated: 0 gate, 1 up, 2 down
-  int32_t vector;              // 132 1: rows of x and of the matrices start at multiples of 16 bytes
+  int32_t* tiles;              //  80 [most_tiles, 4] of each row tile its expert, its first pair in order, and its pairs: 0 where there is no tile; many only
+  int64_t n;                   //  88
+  int64_t hidden;              //  96
+  int64_t inner;               // 104
+  int32_t choices;             // 112
+  int32_t count;               // 116 at most 1024 when there are many pairs
+  int32_t stage;               // 120 of mla_expert_tiles and mla_expert_gated: 0 gate, 1 up, 2 down
+  int32_t vector;              // 124 1: rows of x and of the matrices start at multiples of 16 bytes
+  int32_t most_tiles;          // 128 many only
+  int32_t reserved;            // 132 0
 };
 static_assert(sizeof(MlaExpertParams) == 136, "mirrored on the host");
 

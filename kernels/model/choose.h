@@ -55,22 +55,28 @@ __device__ __forceinline__ void argmax(const MlaArgmaxParams& p) {
 
 constexpr int kMaxExperts = 1024;
 
-// The best free entry of values [0, n), marked as taken.
-__device__ __forceinline__ int take_best(const double* values, uint8_t* state, int n) {
+// Words that sort as values do, zeros alike; NaN comes before every number, and 0 stands for what is taken.
+constexpr uint64_t kTaken = 0, kLeast = 1;
+__device__ __forceinline__ uint64_t ascending(double value) {
+  const uint64_t word = uint64_t(__double_as_longlong(value + 0.));
+  return !(value == value) ? kLeast : word >> 63 ? ~word : word | uint64_t(1) << 63;
+}
+
+// The largest free entry of keys [0, n), the first of equal ones, marked as taken; kNone where all are.
+__device__ __forceinline__ int take_best(uint64_t* keys, int n) {
   const int lane = threadIdx.x;
+  uint64_t best = kTaken;
   int index = kNone;
-  double value = 0.;
   for (int e = lane; e < n; e += 32) {
-    if (state[e] == 0 && (index == kNone || before(values[e], e, value, index))) {
-      value = values[e];
-      index = e;
-    }
+    if (keys[e] <= best) continue;
+    best = keys[e];
+    index = e;
   }
-  const int best = warp_best(value, index);
+  const uint32_t high = __reduce_max_sync(kWarp, uint32_t(best >> 32)), low = __reduce_max_sync(kWarp, uint32_t(best >> 32) == high ? uint32_t(best) : 0u);
+  const int winner = __reduce_min_sync(kWarp, best == (uint64_t(high) << 32 | low) ? index : kNone);
+  if (lane == 0 && winner != kNone) keys[winner] = kTaken;
   __syncwarp();
-  if (lane == 0 && best != kNone) state[best] = 1;
-  __syncwarp();
-  return best;
+  return winner;
 }
 
 // A warp a token, scores in double as the reference has them.
@@ -79,8 +85,8 @@ __device__ __forceinline__ int take_best(const double* values, uint8_t* state, i
 // 2. Groups rank by their best expert, or by the sum of their two best (DeepSeek-V2 and V3); experts of the others are closed.
 // 3. The best free expert, top_k times; weights are the scores, normalized where asked for.
 __device__ __forceinline__ void route(const MlaRouteParams& p) {
-  __shared__ double scores[kMaxExperts], ranks[kMaxExperts], groups[kMaxExperts];
-  __shared__ uint8_t state[kMaxExperts], group_state[kMaxExperts];
+  __shared__ double scores[kMaxExperts];
+  __shared__ uint64_t ranks[kMaxExperts], groups[kMaxExperts];
   __shared__ int chosen[kMaxExperts];
   const int lane = threadIdx.x, experts = p.experts;
   const float* logits = p.logits + blockIdx.x * int64_t(experts);
@@ -97,8 +103,7 @@ __device__ __forceinline__ void route(const MlaRouteParams& p) {
   for (int d = 16; d > 0; d >>= 1) total += __shfl_xor_sync(kWarp, total, d);
   for (int e = lane; e < experts; e += 32) {
     if (!p.sigmoid) scores[e] /= total;
-    ranks[e] = scores[e] + (p.bias != nullptr ? double(p.bias[e]) : 0.);
-    state[e] = 0;
+    ranks[e] = ascending(scores[e] + (p.bias != nullptr ? double(p.bias[e]) : 0.));
   }
   __syncwarp();
   if (p.num_groups > 1) {
@@ -106,24 +111,26 @@ __device__ __forceinline__ void route(const MlaRouteParams& p) {
     for (int g = lane; g < p.num_groups; g += 32) {
       double first = -INFINITY, second = -INFINITY;
       for (int e = g * size; e < (g + 1) * size; ++e) {
-        if (ranks[e] > first) {
+        const double rank = scores[e] + (p.bias != nullptr ? double(p.bias[e]) : 0.);
+        if (rank > first) {
           second = first;
-          first = ranks[e];
-        } else if (ranks[e] > second) {
-          second = ranks[e];
+          first = rank;
+        } else if (rank > second) {
+          second = rank;
         }
       }
-      groups[g] = p.group_best == 2 && size > 1 ? first + second : first;
-      group_state[g] = 0;
+      groups[g] = ascending(p.group_best == 2 && size > 1 ? first + second : first);
     }
     __syncwarp();
-    for (int i = 0; i < p.topk_groups; ++i) take_best(groups, group_state, p.num_groups);
-    for (int e = lane; e < experts; e += 32) state[e] = group_state[e / size] == 1 ? 0 : 2;
+    for (int i = 0; i < p.topk_groups; ++i) take_best(groups, p.num_groups);
+    for (int e = lane; e < experts; e += 32) {
+      if (groups[e / size] != kTaken) ranks[e] = kTaken;
+    }
     __syncwarp();
   }
   double sum = 1e-20;
   for (int i = 0; i < p.top_k; ++i) {
-    const int e = take_best(ranks, state, experts);
+    const int e = take_best(ranks, experts);
     if (lane == 0) chosen[i] = e;
     sum += scores[e];
   }

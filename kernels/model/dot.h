@@ -67,33 +67,17 @@ __device__ __forceinline__ void dot_rows(const void* weight, int dtype, int64_t 
   }
 }
 
-// A lane's part of one row of x with a row of each of some weights, all from element `at` on. Of bf16 weights 64 bytes a row are under way at once.
-template <int N>
-__device__ __forceinline__ void dot_row(const void* const (&weights)[N], const int (&dtypes)[N], int64_t at, const float* x, int64_t i, bool vector,
-                                        float (&sums)[N]) {
-  constexpr int kAhead = 4;
-  const int lane = threadIdx.x & 31;
-  bool halves = vector;
-#pragma unroll
-  for (int n = 0; n < N; ++n) halves = halves && dtypes[n] == FLASHMLA_VALUE_BF16;
-  if (!halves) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      float sum[1][1] = {{sums[n]}};
-      dot_rows<1, 1>(weights[n], dtypes[n], at, 0, x, 0, 1, i, vector, sum);
-      sums[n] = sum[0][0];
-    }
-    return;
-  }
-  for (int64_t first = lane * 8; first < i; first += kAhead * 256) {
+// A lane's part of one row of x with each of some rows of bf16 weights, all of which start at multiples of 16 bytes: kAhead loads of each are under way
+// at once.
+template <int N, int kAhead>
+__device__ __forceinline__ void dot_halves(const uint16_t* const (&rows)[N], const float* x, int64_t i, float (&sums)[N]) {
+  for (int64_t first = (threadIdx.x & 31) * 8; first < i; first += kAhead * 256) {
     uint4 packed[N][kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       const int64_t k = first + j * 256;
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        packed[n][j] = k < i ? __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(weights[n]) + at + k)) : make_uint4(0u, 0u, 0u, 0u);
-      }
+      for (int n = 0; n < N; ++n) packed[n][j] = k < i ? __ldg(reinterpret_cast<const uint4*>(rows[n] + k)) : make_uint4(0u, 0u, 0u, 0u);
     }
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
@@ -110,6 +94,29 @@ __device__ __forceinline__ void dot_row(const void* const (&weights)[N], const i
         for (int e = 0; e < 8; ++e) sums[n] = fmaf(w[e], v[e], sums[n]);
       }
     }
+  }
+}
+
+// A lane's part of one row of x with a row of each of some weights, all from element `at` on.
+template <int N>
+__device__ __forceinline__ void dot_row(const void* const (&weights)[N], const int (&dtypes)[N], int64_t at, const float* x, int64_t i, bool vector,
+                                        float (&sums)[N]) {
+  bool halves = vector;
+  const uint16_t* rows[N];
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    halves = halves && dtypes[n] == FLASHMLA_VALUE_BF16;
+    rows[n] = static_cast<const uint16_t*>(weights[n]) + at;
+  }
+  if (halves) {
+    dot_halves<N, 4>(rows, x, i, sums);
+    return;
+  }
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    float sum[1][1] = {{sums[n]}};
+    dot_rows<1, 1>(weights[n], dtypes[n], at, 0, x, 0, 1, i, vector, sum);
+    sums[n] = sum[0][0];
   }
 }
 

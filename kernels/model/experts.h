@@ -22,33 +22,57 @@ __device__ __forceinline__ void expert_up(const MlaExpertParams& p) {
   if (lane == 0) p.gate[pair * p.inner + j] = silu(gate) * up;
 }
 
-constexpr int kDownOutputs = 2, kDownParts = 8 / kDownOutputs;
+constexpr int kDownOutputs = 4;
 
-// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]): every fourth choice by a warp. Grid (ceil(hidden / 2), n), 256 threads.
-__device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
-  __shared__ float sums[kDownParts][kDownOutputs];
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, output = warp % kDownOutputs, part = warp / kDownOutputs;
-  const int64_t j = int64_t(blockIdx.x) * kDownOutputs + output, row = blockIdx.y;
-  float total = 0.f;
-  for (int c = part; c < p.choices && j < p.hidden; c += kDownParts) {
-    const int64_t pair = row * p.choices + c;
-    const int id = p.ids[pair];
-    float sum[1] = {nan_value()};
-    if (id >= 0 && id < p.count) {
-      sum[0] = 0.f;
-      dot_row<1>({p.experts[id].down}, {p.experts[id].dtypes[2]}, j * p.inner, p.gate + pair * p.inner, p.inner, p.vector != 0, sum);
-    }
-    total = fmaf(p.weights[pair], sum[0], total);
+// A lane's part of rows j ... of an expert's third matrix with x; the last row stands for those past it.
+__device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExpert& expert, int64_t j, int outputs, const float* x,
+                                          float (&sums)[kDownOutputs]) {
+  const int dtype = expert.dtypes[2];
+  if (p.vector != 0 && dtype == FLASHMLA_VALUE_BF16) {
+    const uint16_t* rows[kDownOutputs];
+#pragma unroll
+    for (int i = 0; i < kDownOutputs; ++i) rows[i] = static_cast<const uint16_t*>(expert.down) + (j + min(i, outputs - 1)) * p.inner;
+    dot_halves<kDownOutputs, 2>(rows, x, p.inner, sums);
+    return;
   }
-  total = warp_sum(total);
-  if (lane == 0) sums[part][output] = total;
-  __syncthreads();
-  if (part > 0 || lane > 0 || j >= p.hidden) return;
-  for (int i = 1; i < kDownParts; ++i) total += sums[i][output];
-  p.out[row * p.hidden + j] += total;
+#pragma unroll 1
+  for (int i = 0; i < outputs; ++i) {
+    float sum[1][1] = {};
+    dot_rows<1, 1>(expert.down, dtype, (j + i) * p.inner, 0, x, 0, 1, p.inner, p.vector != 0, sum);
+#pragma unroll
+    for (int n = 0; n < kDownOutputs; ++n) sums[n] = n == i ? sum[0][0] : sums[n];
+  }
 }
 
-// Sums of what the threads before this one have, of a pair of numbers each; `shared` has a word for each warp, and all get the same total.
+// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]): a warp takes every eighth choice. Grid (ceil(hidden / 4), n), 256 threads.
+__device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
+  __shared__ float sums[8][kDownOutputs];
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int64_t j = int64_t(blockIdx.x) * kDownOutputs, row = blockIdx.y;
+  const int outputs = int(min(int64_t(kDownOutputs), p.hidden - j));
+  float totals[kDownOutputs] = {};
+  for (int c = warp; c < p.choices; c += 8) {
+    const int64_t pair = row * p.choices + c;
+    const int id = p.ids[pair];
+    const bool exists = id >= 0 && id < p.count;
+    float part[kDownOutputs] = {};
+    if (exists) down_rows(p, p.experts[id], j, outputs, p.gate + pair * p.inner, part);
+#pragma unroll
+    for (int i = 0; i < kDownOutputs; ++i) totals[i] = fmaf(p.weights[pair], exists ? part[i] : nan_value(), totals[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kDownOutputs; ++i) {
+    const float total = warp_sum(totals[i]);
+    if (lane == 0) sums[warp][i] = total;
+  }
+  __syncthreads();
+  if (threadIdx.x >= outputs) return;
+  float total = 0.f;
+  for (int w = 0; w < 8; ++w) total += sums[w][threadIdx.x];
+  p.out[row * p.hidden + j + threadIdx.x] += total;
+}
+
+// Sums of what the threads before this one have, of a pair of numbers each. `shared` has a word for each warp, and holds the warps' sums then.
 __device__ __forceinline__ uint64_t sums_before(uint64_t mine, uint64_t* shared) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   uint64_t sum = mine;
@@ -80,11 +104,13 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
   const uint64_t before = sums_before(uint64_t(tiles) << 32 | uint32_t(count), sums);
   const int start = int(uint32_t(before)), tile = int(before >> 32);
   next[thread] = start;
-  if (thread < p.count) {
-    p.starts[thread + 1] = start + count;
-    p.tiles[thread + 1] = tile + tiles;
+  uint4* descriptions = reinterpret_cast<uint4*>(p.tiles);
+  for (int i = 0; i < tiles; ++i) {
+    descriptions[tile + i] = make_uint4(uint32_t(thread), uint32_t(start + i * kTile), uint32_t(min(count - i * kTile, kTile)), 0u);
   }
-  if (thread == 0) p.starts[0] = p.tiles[0] = 0;
+  uint64_t all = 0;
+  for (int w = 0; w < 32; ++w) all += sums[w];
+  for (int i = int(all >> 32) + thread; i < p.most_tiles; i += 1024) descriptions[i] = make_uint4(0u, 0u, 0u, 0u);
   __syncthreads();
   for (int pair = thread; pair < pairs; pair += 1024) {
     const int id = p.ids[pair];
@@ -97,17 +123,12 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
 
 // Tile `index` of 64 sorted pairs, and tile `column_tile` of `columns` of one stage's outputs. False when there are fewer.
 __device__ __forceinline__ bool expert_tile(const MlaExpertParams& p, int index, int64_t column_tile, int columns, TileProduct& tile) {
-  if (index >= p.tiles[p.count]) return false;
-  int low = 0, high = p.count - 1;  // the last expert whose first tile is at most this one
-  while (low < high) {
-    const int middle = (low + high + 1) >> 1;
-    if (p.tiles[middle] <= index) low = middle;
-    else high = middle - 1;
-  }
-  const int first = p.starts[low] + (index - p.tiles[low]) * kTile;
-  const MlaExpert& expert = p.experts[low];
+  const uint4 description = reinterpret_cast<const uint4*>(p.tiles)[index];
+  const int first = int(description.y);
+  if (description.z == 0) return false;
+  const MlaExpert& expert = p.experts[description.x];
   const bool down = p.stage == 2;
-  tile.rows = min(kTile, p.starts[low + 1] - first);
+  tile.rows = int(description.z);
   tile.x = down ? p.gate + first * p.inner : p.x;
   tile.x_stride = down ? p.inner : p.hidden;
   tile.map = down ? nullptr : p.order + first;

@@ -32,7 +32,7 @@ KERNEL(mla_linear_mma_32, 256, MlaLinearParams, linear_mma<2>)
 KERNEL(mla_linear_many, 128, MlaLinearParams, linear_many)
 KERNEL(mla_linear_half, 256, MlaLinearParams, linear_half)
 KERNEL(mla_expert_up, 256, MlaExpertParams, expert_up)
-extern "C" __global__ void __launch_bounds__(256, 4) mla_expert_down(const __grid_constant__ MlaExpertParams p) { flashmla::expert_down(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) mla_expert_down(const __grid_constant__ MlaExpertParams p) { flashmla::expert_down(p); }
 KERNEL(mla_expert_sort, 1024, MlaExpertParams, expert_sort)
 KERNEL(mla_expert_tiles, 128, MlaExpertParams, expert_tiles)
 KERNEL(mla_expert_tiles_half, 256, MlaExpertParams, expert_tiles_half)

@@ -18,7 +18,8 @@ __device__ __forceinline__ void linear_few(const MlaLinearParams& p) {
   // The last warp of a head with a remainder reads its last row twice and writes it once.
   const int columns = int(min(int64_t(C), p.o - j));
   float sums[C][R] = {};
-  dot_rows<R, C>(p.weight, p.weight_dtype, at, columns == C ? p.i : 0, x, p.x_stride, rows, p.i, p.vector != 0, sums);
+  if constexpr (R == 1 && C == 1) dot_row<1>({p.weight}, {p.weight_dtype}, at, x, p.i, p.vector != 0, sums[0]);
+  else dot_rows<R, C>(p.weight, p.weight_dtype, at, columns == C ? p.i : 0, x, p.x_stride, rows, p.i, p.vector != 0, sums);
 #pragma unroll
   for (int c = 0; c < C; ++c) {
 #pragma unroll

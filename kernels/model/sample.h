@@ -1,9 +1,11 @@
 // A token drawn from a row of logits, as packages/engine draws it on the host, but for what falls within 1e-8 of another token's share.
 //
 // Probabilities are whole numbers, e^((logit - largest) / temperature) in units of 2^-44: sums don't depend on the order of threads.
-// 1. Without a cut the tokens are walked in their order: each thread has a stretch of them, and a scan finds the thread that has the drawn one.
-// 2. With one, the tokens that may be needed are gathered, sorted by a bitonic network, and walked the likeliest first. There is room for 4096;
-//    where more may be needed, as where the logits are not numbers, the host is left to draw.
+// 1. Each warp adds up a stretch of the tokens. Without a cut the drawn one is in the stretch whose share the random number falls into: all threads
+//    look for it there, four tokens each.
+// 2. With a cut, the tokens that may be needed are gathered, sorted by a bitonic network, and walked the likeliest first. There is room for 4096;
+//    where more may be needed, as where the logits are not numbers, the host is left to draw. How far the k likeliest go is found by the digits of
+//    their sort keys.
 #pragma once
 #include "bits.h"
 #include "reduce.h"
@@ -11,7 +13,8 @@
 namespace flashmla {
 
 constexpr int kSampleThreads = 1024, kCandidates = 4096, kOfThread = kCandidates / kSampleThreads;
-constexpr double kUnits = 0x1p44, kNegligible = 40.0;
+constexpr int kUnitBits = 44, kDigitBits = 11;
+constexpr double kNegligible = 40.0;
 constexpr int32_t kLeftToHost = -1;
 
 // Sorts as logits do, larger ones first.
@@ -52,45 +55,123 @@ __device__ __forceinline__ uint64_t block_total(uint64_t mine, uint64_t* shared)
   return total;
 }
 
+// e^x in units of 2^-44 for x from -40 to 0, within 1e-11 of it: by a polynomial of what is left of x besides whole powers of two.
+__device__ __forceinline__ double power_units(double x) {
+  const double whole = rint(x * 1.4426950408889634074);
+  const double rest = fma(whole, -1.9082149292705877e-10, fma(whole, -0.69314718036912382, x));  // ln 2 in two parts
+  double sum = 1.0 / 362880;
+  constexpr double kTerms[] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
+#pragma unroll
+  for (double term : kTerms) sum = fma(sum, rest, term);
+  return sum * __longlong_as_double((1023 + kUnitBits + int64_t(whole)) << 52);
+}
+
 struct SampleRow {
   const float* logits;
   int64_t vocab;
-  double temperature, largest, lowest;
+  double inverse_temperature, largest, lowest;
 
   __device__ __forceinline__ bool counts(float x) const { return double(x) >= lowest; }
-  __device__ __forceinline__ uint64_t weight(float x) const { return counts(x) ? uint64_t(exp((double(x) - largest) / temperature) * kUnits) : 0; }
+  __device__ __forceinline__ uint64_t weight(float x) const {
+    return counts(x) ? uint64_t(power_units(fmax((double(x) - largest) * inverse_temperature, -kNegligible))) : 0;
+  }
+  // Tokens of each warp's stretch: whole groups of four a lane.
+  __device__ __forceinline__ int64_t stretch() const { return (vocab + 32 * 128 - 1) / (32 * 128) * 128; }
+  // Logits of four tokens from `first` on, -INFINITY past the end.
+  __device__ __forceinline__ void load(int64_t first, float (&x)[4]) const {
+    const float* at = logits + first;
+    if (first + 4 <= vocab && reinterpret_cast<uint64_t>(at) % 16 == 0) {
+      const float4 four = *reinterpret_cast<const float4*>(at);
+      x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+      return;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[e] = first + e < vocab ? at[e] : -INFINITY;
+  }
+  // Calls `take` with each logit and its token, a warp's stretch by its lanes, four tokens at a time.
+  template <typename Take>
+  __device__ __forceinline__ void each(const Take& take) const {
+    const int64_t first = (threadIdx.x >> 5) * stretch(), last = min(first + stretch(), vocab);
+#pragma unroll 2
+    for (int64_t i = first + (threadIdx.x & 31) * 4; i < last; i += 128) {
+      float x[4];
+      load(i, x);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (i + e < vocab) take(x[e], i + e);
+      }
+    }
+  }
 };
 
-// The token among all, in their order, whose share `target` falls into.
-__device__ __forceinline__ void walk_all(const SampleRow& row, uint64_t target, uint64_t* shared, int32_t* id) {
-  const int64_t each = (row.vocab + kSampleThreads - 1) / kSampleThreads, first = threadIdx.x * each, last = min(first + each, row.vocab);
-  uint64_t mine = 0, total;
-  for (int64_t i = first; i < last; ++i) mine += row.weight(row.logits[i]);
+// The token among all, in their order, whose share `target` falls into; `mine` is what the thread's tokens have.
+__device__ __forceinline__ void walk_all(const SampleRow& row, uint64_t mine, uint64_t target, uint64_t* shared, uint64_t* found, int32_t* id) {
+  const int thread = threadIdx.x, warp = thread >> 5;
+  uint64_t total;
   uint64_t before = block_scan(mine, shared, total);
-  if (target < before || target >= before + mine) return;
-  for (int64_t i = first; i < last; ++i) {
-    before += row.weight(row.logits[i]);
-    if (target < before) {
-      *id = int32_t(i);
-      return;
+  if ((thread & 31) == 31 && target < before + mine && (warp == 0 || target >= shared[warp - 1])) {
+    found[0] = uint64_t(warp);
+    found[1] = warp == 0 ? 0 : shared[warp - 1];
+  }
+  __syncthreads();
+  const int64_t first = int64_t(found[0]) * row.stretch(), last = min(first + row.stretch(), row.vocab);
+  uint64_t passed = found[1];
+  for (int64_t start = first; start < last; start += 4 * kSampleThreads) {
+    float x[4];
+    uint64_t weights[4] = {}, sum = 0;
+    const int64_t i = start + 4 * thread;
+    if (i < last) row.load(i, x);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (i + e < last) weights[e] = row.weight(x[e]);
+      sum += weights[e];
+    }
+    before = passed + block_scan(sum, shared, total);
+    passed += total;
+    if (target < before || target >= before + sum) continue;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (before <= target && target < before + weights[e]) *id = int32_t(i + e);
+      before += weights[e];
     }
   }
 }
 
-// A logit of which at least `least` and at most kCandidates tokens have no less, or NaN if there is none to be found.
-__device__ __forceinline__ double threshold(const SampleRow& row, uint64_t least, uint64_t count, uint64_t* shared) {
-  if (count <= kCandidates) return row.lowest;
-  double low = row.lowest, high = row.largest;
-  for (int step = 0; step < 40; ++step) {
-    const double middle = (low + high) / 2;
-    uint64_t mine = 0;
-    for (int64_t i = threadIdx.x; i < row.vocab; i += kSampleThreads) mine += double(row.logits[i]) >= middle;
-    const uint64_t found = block_total(mine, shared);
-    if (found < least) high = middle;
-    else if (found > kCandidates) low = middle;
-    else return middle;
+// A sort key such that at least `least` and at most kCandidates tokens have none beyond it; false where there is none. `counters` has 2^11 words.
+__device__ __forceinline__ bool key_limit(const SampleRow& row, uint64_t least, uint64_t count, uint32_t* counters, uint64_t* shared, uint64_t* found,
+                                          uint32_t& limit) {
+  limit = ~0u;
+  if (count <= kCandidates) return true;
+  const int thread = threadIdx.x;
+  uint32_t prefix = 0;
+  uint64_t passed = 0, total;  // tokens before those that begin like `prefix`
+  for (int shift = 32 - kDigitBits;; shift = max(shift - kDigitBits, 0)) {
+    const int bits = shift == 0 ? 32 % kDigitBits : kDigitBits;
+    __syncthreads();
+    counters[2 * thread] = counters[2 * thread + 1] = 0;
+    __syncthreads();
+    row.each([&](float x, int64_t) {
+      const uint32_t key = descending(x);
+      if ((uint64_t(key) >> (shift + bits)) == prefix) atomicAdd(&counters[key >> shift & ((1u << bits) - 1)], 1u);
+    });
+    __syncthreads();
+    const uint64_t a = counters[2 * thread], b = counters[2 * thread + 1];
+    const uint64_t before = passed + block_scan(a + b, shared, total);
+    if (before < least && least <= before + a + b) {
+      const bool second = before + a < least;
+      found[0] = uint64_t(2 * thread + second);
+      found[1] = second ? before + a : before;
+      found[2] = second ? before + a + b : before + a;
+    }
+    __syncthreads();
+    prefix = prefix << bits | uint32_t(found[0]);
+    passed = found[1];
+    if (found[2] <= kCandidates) {
+      limit = uint32_t(((uint64_t(prefix) + 1) << shift) - 1);
+      return true;
+    }
+    if (shift == 0) return false;
   }
-  return nan_value();
 }
 
 __device__ __forceinline__ void sort_candidates(uint64_t* keys, int size) {
@@ -141,34 +222,33 @@ __device__ __forceinline__ void walk_sorted(const SampleRow& row, const uint64_t
 __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   __shared__ uint64_t keys[kCandidates];
   __shared__ uint64_t shared[33];
-  __shared__ uint64_t kept;
+  __shared__ uint64_t found[3];
   __shared__ float maxima[32];
   __shared__ int gathered;
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
   const float* given = p.rows + blockIdx.x * 6;
-  const double top_p = given[2], min_p = given[3], random = double(given[4]) + double(given[5]);
+  const double temperature = given[0], top_p = given[2], min_p = given[3], random = double(given[4]) + double(given[5]);
   const uint64_t top_k = uint64_t(given[1]);
   int32_t* id = p.ids + blockIdx.x;
-  SampleRow row = {p.logits + blockIdx.x * p.vocab, p.vocab, given[0], 0.0, 0.0};
+  SampleRow row = {p.logits + blockIdx.x * p.vocab, p.vocab, 0.0, 0.0, 0.0};
 
   float most = -INFINITY;
   uint64_t wrong = 0;
-  for (int64_t i = thread; i < p.vocab; i += kSampleThreads) {
-    const float x = row.logits[i];
+  row.each([&](float x, int64_t) {
     most = fmaxf(most, x);
     wrong += !(x == x);
-  }
+  });
   most = warp_max(most);
   if (lane == 0) maxima[warp] = most;
   if (thread == 0) *id = kLeftToHost, gathered = 0;
   wrong = block_total(wrong, shared);
   most = warp_max(maxima[lane]);
   if (wrong > 0 || !(most > -INFINITY)) return;
-  if (row.temperature == 0.0 || most == INFINITY) {  // the first of the largest
+  if (temperature == 0.0 || most == INFINITY) {  // the first of the largest
     uint64_t first = ~uint64_t(0);
-    for (int64_t i = p.vocab - 1 - thread; i >= 0; i -= kSampleThreads) {
-      if (row.logits[i] == most) first = uint64_t(i);
-    }
+    row.each([&](float x, int64_t i) {
+      if (x == most) first = min(first, uint64_t(i));
+    });
     keys[thread] = first;
     for (int d = kSampleThreads / 2; d > 0; d >>= 1) {
       __syncthreads();
@@ -178,36 +258,40 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
     return;
   }
 
+  row.inverse_temperature = 1.0 / temperature;
   row.largest = most;
-  row.lowest = fmax(min_p > 0.0 ? row.largest + row.temperature * log(min_p) : -INFINITY, row.largest - kNegligible * row.temperature);
+  row.lowest = fmax(min_p > 0.0 ? row.largest + temperature * log(min_p) : -INFINITY, row.largest - kNegligible * temperature);
   uint64_t mine = 0, many = 0;
-  for (int64_t i = thread; i < p.vocab; i += kSampleThreads) {
-    mine += row.weight(row.logits[i]);
-    many += row.counts(row.logits[i]);
-  }
+  row.each([&](float x, int64_t) {
+    mine += row.weight(x);
+    many += row.counts(x);
+  });
   const uint64_t total = block_total(mine, shared), count = block_total(many, shared);
   if (top_k == 0 && top_p >= 1.0) {
-    walk_all(row, uint64_t(random * double(total)), shared, id);
+    walk_all(row, mine, uint64_t(random * double(total)), shared, found, id);
     return;
   }
-  const double least = top_k > 0 ? threshold(row, min(top_k, count), count, shared) : 0.0;
+  // What may be needed: sort keys up to a limit, or logits that are not so light that all like them together have less than 1 - top_p.
+  uint32_t limit = ~0u;
+  if (top_k > 0 && !key_limit(row, min(top_k, count), count, reinterpret_cast<uint32_t*>(keys), shared, found, limit)) return;
   const double light = top_k > 0 ? 0.0 : double(total) * (1.0 - top_p) / double(count) - 1.0;
-  if (!(least == least)) return;
-  for (int64_t i = thread; i < p.vocab; i += kSampleThreads) {
-    const float x = row.logits[i];
-    if (!row.counts(x) || (top_k > 0 ? double(x) < least : double(row.weight(x)) < light)) continue;
-    const int at = atomicAdd(&gathered, 1);
-    if (at < kCandidates) keys[at] = uint64_t(descending(x)) << 32 | uint32_t(i);
-  }
+  const double least = light > 1.0 ? fmax(row.lowest, row.largest + temperature * (log(light) - kUnitBits * 0.69314718055994531 - 1e-9)) : row.lowest;
   __syncthreads();
-  const int found = gathered;
-  if (found > kCandidates) return;
+  row.each([&](float x, int64_t i) {
+    const uint32_t key = descending(x);
+    if (!(double(x) >= least) || key > limit) return;
+    const int at = atomicAdd(&gathered, 1);
+    if (at < kCandidates) keys[at] = uint64_t(key) << 32 | uint32_t(i);
+  });
+  __syncthreads();
+  const int candidates = gathered;
+  if (candidates > kCandidates) return;
   int size = 1;
-  while (size < found) size <<= 1;
-  for (int i = found + thread; i < size; i += kSampleThreads) keys[i] = ~uint64_t(0);
+  while (size < candidates) size <<= 1;
+  for (int i = candidates + thread; i < size; i += kSampleThreads) keys[i] = ~uint64_t(0);
   sort_candidates(keys, size);
-  const int candidates = top_k > 0 ? int(min(top_k, uint64_t(found))) : found;
-  walk_sorted(row, keys, candidates, top_p, top_k > 0 ? 0 : total, random, shared, &kept, id);
+  const int kept = top_k > 0 ? int(min(top_k, uint64_t(candidates))) : candidates;
+  walk_sorted(row, keys, kept, top_p, top_k > 0 ? 0 : total, random, shared, found, id);
 }
 
 }  // namespace flashmla

@@ -52,6 +52,16 @@ inline float __uint_as_float(uint32_t bits) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+inline int64_t __double_as_longlong(double value) {
+  int64_t bits;
+  std::memcpy(&bits, &value, 8);
+  return bits;
+}
+inline double __longlong_as_double(int64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return value;
+}
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = uint64_t(b) << 32 | a;
   uint32_t out = 0;
@@ -214,6 +224,10 @@ inline int __reduce_min_sync(unsigned, int value) {
 }
 inline int __reduce_max_sync(unsigned, int value) {
   const int* all = block::exchange(value);
+  return *std::max_element(all, all + block::kWarp);
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  const unsigned* all = block::exchange(value);
   return *std::max_element(all, all + block::kWarp);
 }
 inline int __reduce_add_sync(unsigned, int value) {

@@ -105,7 +105,9 @@ bool experts(std::istream& in) {
   const size_t results = size_t(n) * hidden, inside = size_t(pairs) * inner, each = size_t(pairs) * hidden;
   std::vector<float> out(results + kSpare, kUntouched), gate(inside + kSpare, kUntouched), up(gate), down(each + kSpare, kUntouched);
   std::fill_n(out.begin(), results, 1.f);
-  std::vector<int32_t> ids(pairs), order(pairs), place(pairs), starts(count + 1), tiles(count + 1);
+  std::vector<int32_t> ids(pairs), order(pairs), place(pairs);
+  const int most_tiles = min(pairs, pairs / kTile + count);
+  std::vector<uint4> tiles(most_tiles);
   for (int pair = 0; pair < pairs; ++pair) ids[pair] = int(source.random() % count);
   std::vector<Matrix> matrices;
   for (int i = 0; i < 3 * count; ++i) matrices.emplace_back(source, size_t(hidden) * inner, type);
@@ -113,8 +115,9 @@ bool experts(std::istream& in) {
   for (int e = 0; e < count; ++e) {
     table.push_back({matrices[3 * e].address(), matrices[3 * e + 1].address(), matrices[3 * e + 2].address(), {type, type, type}, 0});
   }
-  MlaExpertParams p = {x.data(),     out.data(),   ids.data(),  weights.data(), table.data(), gate.data(), up.data(), down.data(), order.data(), place.data(),
-                       starts.data(), tiles.data(), n,           hidden,         inner,        choices,     count,     0,           vector};
+  MlaExpertParams p = {x.data(),    out.data(),   ids.data(),   weights.data(), table.data(), gate.data(), up.data(),
+                       down.data(), order.data(), place.data(), reinterpret_cast<int32_t*>(tiles.data()),
+                       n,           hidden,       inner,        choices,        count,        0,           vector,    most_tiles, 0};
   const auto run = [&](unsigned grid_x, unsigned grid_y, int threads, auto function) { block::launch({grid_x, grid_y, 1}, threads, [&] { function(p); }); };
   if (kernel == "few") {
     run(over(inner, 8), pairs, 256, expert_up);
@@ -122,9 +125,8 @@ bool experts(std::istream& in) {
   } else if (kernel == "many" || kernel == "half") {
     const bool wide = kernel == "half";
     const auto tiles_of = [&](int columns) {
-      const unsigned most = min(pairs, pairs / kTile + count);
-      if (wide) run(most, over(columns, kWideTile), 256, expert_tiles_half);
-      else run(most, over(columns, kTile), 128, expert_tiles);
+      if (wide) run(most_tiles, over(columns, kWideTile), 256, expert_tiles_half);
+      else run(most_tiles, over(columns, kTile), 128, expert_tiles);
     };
     run(1, 1, 1024, expert_sort);
     for (p.stage = 0; p.stage < 2; ++p.stage) tiles_of(inner);

@@ -12,7 +12,7 @@ import { type CudaWeight, ownWeight } from './weight'
 /** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own: by Hopper's tiles, and by the others. */
 const FEW_PAIRS = { mapped: 0.5, others: 4 } as const
 /** Outputs of a block of mla_expert_down. */
-const DOWN_OUTPUTS = 2
+const DOWN_OUTPUTS = 4
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 
@@ -115,6 +115,7 @@ export function runExperts(
   const many = pairs > FEW_PAIRS[mapped ? 'mapped' : 'others'] * count
   if (many && count > MOST_SORTED)
     throw new UnsupportedError(`${count} experts have no CUDA kernel.`, `Up to ${MOST_SORTED} are taken.`)
+  const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
   const work = (name: string, elements: number) => device.workspace(`experts ${name}`, elements * 4).address
   const values = {
     x: from,
@@ -127,8 +128,7 @@ export function runExperts(
     down: many ? work('down', pairs * hidden) : null,
     order: many ? work('order', pairs) : null,
     place: many ? work('place', pairs) : null,
-    starts: many ? work('starts', count + 1) : null,
-    tiles: many ? work('tiles', count + 1) : null,
+    tiles: many ? work('tiles', 4 * tiles) : null,
     n,
     hidden,
     inner,
@@ -136,6 +136,8 @@ export function runExperts(
     count,
     stage: 0,
     vector: aligned ? 1 : 0,
+    most_tiles: tiles,
+    reserved: 0,
   }
   const run = (symbol: string, grid: readonly [number, number], stage = 0) => {
     values.stage = stage
@@ -146,7 +148,6 @@ export function runExperts(
     run('mla_expert_down', [Math.ceil(hidden / DOWN_OUTPUTS), n])
     return
   }
-  const tiles = Math.min(pairs, Math.floor(pairs / TILE) + count)
   const product = ([symbol, tile]: Tiles, outputs: number, stage: number) =>
     run(symbol, [tiles, Math.ceil(outputs / tile)], stage)
   run('mla_expert_sort', [1, 1])

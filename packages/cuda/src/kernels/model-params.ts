@@ -131,7 +131,6 @@ export const MlaExpertParams = new Struct('MlaExpertParams', {
   down: 'ptr',
   order: 'ptr',
   place: 'ptr',
-  starts: 'ptr',
   tiles: 'ptr',
   n: 'i64',
   hidden: 'i64',
@@ -140,6 +139,8 @@ export const MlaExpertParams = new Struct('MlaExpertParams', {
   count: 'i32',
   stage: 'i32',
   vector: 'i32',
+  most_tiles: 'i32',
+  reserved: 'i32',
 })
 
 export const MlaAppendRowsParams = new Struct('MlaAppendRowsParams', {
