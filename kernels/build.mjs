@@ -48,7 +48,7 @@ const model = [
   ['mla_linear_few_1', 256],
   ['mla_linear_few_4', 256],
   ['mla_linear_few_8', 256],
-  ['mla_gated_few', 256],
+  ['mla_linear_row', 256],
   ['mla_linear_mma_16', 256],
   ['mla_linear_mma_32', 256],
   ['mla_linear_many', 128],

@@ -27,7 +27,7 @@ HOPPER_KINDS = {
 }
 # Of two weights: half of a tile's columns are of each.
 GATED_KINDS = {
-    'mla_gated_few': (1, 8, 1, 1), 'mla_gated_64x128': (64, 64, 1, 1 << 30), 'mla_gated_64x256': (64, 128, 1, 1 << 30),
+    'mla_linear_row': (1, 8, 1, 1), 'mla_gated_64x128': (64, 64, 1, 1 << 30), 'mla_gated_64x256': (64, 128, 1, 1 << 30),
     'mla_gated_128x256': (128, 128, 65, 1 << 30),
 }
 CLUSTERS = (1, 2, 4, 8)
@@ -35,9 +35,14 @@ MOST_APART = 2e-6  # of the sum of magnitudes
 
 
 class LinearParams(C.Structure):
-    _fields_ = [(name, C.c_void_p) for name in ('x', 'weight', 'up', 'out')] + [
+    _fields_ = [(name, C.c_void_p) for name in ('x', 'weight', 'out')] + [
         (name, C.c_int64) for name in ('n', 'o', 'i', 'x_stride', 'x_head_stride', 'out_stride', 'out_head_stride')] + [
         (name, C.c_int32) for name in ('heads', 'weight_dtype', 'vector', 'add')] + [(name, C.c_void_p) for name in ('weight_map', 'up_map')]
+
+
+class LinearRowParams(C.Structure):
+    _fields_ = [(name, C.c_void_p) for name in ('x', 'weight', 'up', 'out', 'other_weight', 'other_up', 'other_out')] + [
+        (name, C.c_int64) for name in ('i', 'o', 'other_o')] + [(name, C.c_int32) for name in ('weight_dtype', 'other_dtype', 'vector', 'blocks')]
 
 
 _maps = {}
@@ -60,7 +65,7 @@ class Linear:
     def __init__(self, module, symbol, x, weight, heads=1, cluster=1, up=None, add=False, gap=0):
         rows, outputs, _, _ = {**KINDS, **HOPPER_KINDS, **GATED_KINDS}[symbol]
         n, (all_outputs, i) = x.shape[0], weight.shape
-        o = all_outputs // heads
+        self.outputs = o = all_outputs // heads
         if gap:
             x = torch.nn.functional.pad(x.view(n, heads, i), (0, gap), value=float('nan')).reshape(n, -1).contiguous()
         self.what, self.keep, self.cluster = (symbol, module), (x, weight, up), cluster
@@ -68,11 +73,13 @@ class Linear:
         self.out = self.whole[:, :, :o].reshape(n, all_outputs) if gap else self.whole.view(n, all_outputs)
         mapped = '64x' in symbol or '128x' in symbol
         self.params = LinearParams(
-            x.data_ptr(), weight.data_ptr(), up.data_ptr() if up is not None else None, self.whole.data_ptr(), n, o, i, heads * (i + gap), i + gap,
-            heads * (o + gap), o + gap, heads, 0, int(i % 8 == 0 and gap % 4 == 0), int(add), map_of(weight) if mapped else None,
+            x.data_ptr(), weight.data_ptr(), self.whole.data_ptr(), n, o, i, heads * (i + gap), i + gap, heads * (o + gap), o + gap, heads, 0, int(i % 8 == 0 and gap % 4 == 0), int(add), map_of(weight) if mapped else None,
             map_of(up) if mapped and up is not None else None)
         columns, tiles = -(-o // outputs), -(-n // rows)
         self.grid = (tiles * cluster, columns, heads) if rows >= 64 else (columns, tiles, heads)
+        if symbol == 'mla_linear_row':
+            self.params = LinearRowParams(x.data_ptr(), weight.data_ptr(), up.data_ptr(), self.whole.data_ptr(), None, None, None, i, o, 0, 0, 0,
+                                          int(i % 8 == 0), columns)
 
     def __call__(self):
         launch(*self.what, self.grid, [self.params], cluster=self.cluster)
@@ -81,7 +88,7 @@ class Linear:
         self()
         torch.cuda.synchronize()
         n, heads = self.whole.shape[:2]
-        return self.whole[:, :, :self.params.o].reshape(n, -1).clone()
+        return self.whole[:, :, :self.outputs].reshape(n, -1).clone()
 
 
 class ExpertParams(C.Structure):
@@ -243,7 +250,7 @@ def time_gated():
             contenders = {}
             for symbol, cluster in gated_for(n, o, i):
                 calls = [Linear(HOPPER if 'x' in symbol else MODULE, symbol, x, gate, 1, cluster, up=up) for gate, up in weights]
-                contenders[symbol[10:] + (f'/{cluster}' if cluster > 1 else '')] = [calls[k % sets] for k in range(launches)]
+                contenders[symbol.split('_')[-1] + (f'/{cluster}' if cluster > 1 else '')] = [calls[k % sets] for k in range(launches)]
             times = sorted(zip(in_turns(list(contenders.values())), contenders))
             print(f'gated {o}x{i}, {n} rows: ' + ', '.join(f'{name} {us:.1f}' for us, name in times[:6]), flush=True)
             del contenders
@@ -265,7 +272,7 @@ def time_experts():
             'sum': lambda: layer.launch('mla_expert_sum', MODULE, 0, (n, -(-hidden // 256), 1)),
         }
         names = [f'{("gate", "", "down")[stage]} {symbol[11:]}' for stage, symbol in kinds] + list(rest)
-        calls = [[layer.product(symbol, stage)] for stage, symbol in kinds] + [[call] for call in rest.values()]
+        calls = [[layer.product(symbol, stage)] * 4 for stage, symbol in kinds] + [[call] * 4 for call in rest.values()]
         if n > 64:
             names, calls = [list(x) for x in zip(*((name, call) for name, call in zip(names, calls) if '(few)' not in name))]
         print(f'experts {count} x {inner} x {hidden}, {n} rows of {choices}: ' + ', '.join(

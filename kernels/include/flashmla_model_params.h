@@ -116,27 +116,45 @@ struct MlaRouteParams {
 static_assert(sizeof(MlaRouteParams) == 72, "mirrored on the host");
 
 // mla_linear_*: out[r, h, j] = sum_k x[r, h, k] * weight[h, j, k], or added to it; one head for a plain product.
-// mla_gated_*: out[r, j] = silu(sum_k x[r, k] * weight[j, k]) * sum_k x[r, k] * up[j, k]; one head, never added.
+// mla_gated_*: out[r, j] = silu(sum_k x[r, k] * weight[j, k]) * sum_k x[r, k] * up[j, k], weights by their maps; one head, never added.
 struct MlaLinearParams {
   const float* x;              //   0 [n, heads, i], rows x_stride and heads x_head_stride apart
   const void* weight;          //   8 [heads, o, i] weight_dtype
-  const void* up;              //  16 [o, i] weight_dtype, mla_gated_* only
-  float* out;                  //  24 [n, heads, o], rows out_stride and heads out_head_stride apart
-  int64_t n;                   //  32
-  int64_t o;                   //  40
-  int64_t i;                   //  48
-  int64_t x_stride;            //  56
-  int64_t x_head_stride;       //  64
-  int64_t out_stride;          //  72
-  int64_t out_head_stride;     //  80
-  int32_t heads;               //  88
-  int32_t weight_dtype;        //  92 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
-  int32_t vector;              //  96 1: rows of x and weight start at multiples of 16 bytes
-  int32_t add;                 // 100 1: added to what out holds
-  const void* weight_map;      // 104 the weight [heads * o, i] as a tensor map in device memory, boxes of 64 x 64; Hopper's tiles only
-  const void* up_map;          // 112 the same of up
+  float* out;                  //  16 [n, heads, o], rows out_stride and heads out_head_stride apart
+  int64_t n;                   //  24
+  int64_t o;                   //  32
+  int64_t i;                   //  40
+  int64_t x_stride;            //  48
+  int64_t x_head_stride;       //  56
+  int64_t out_stride;          //  64
+  int64_t out_head_stride;     //  72
+  int32_t heads;               //  80
+  int32_t weight_dtype;        //  84 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
+  int32_t vector;              //  88 1: rows of x and weight start at multiples of 16 bytes
+  int32_t add;                 //  92 1: added to what out holds
+  const void* weight_map;      //  96 the weight [heads * o, i] as a tensor map in device memory, boxes of 64 x 64; Hopper's tiles only
+  const void* up_map;          // 104 the same of the second weight; mla_gated_* only
 };
-static_assert(sizeof(MlaLinearParams) == 120, "mirrored on the host");
+static_assert(sizeof(MlaLinearParams) == 112, "mirrored on the host");
+
+// mla_linear_row: one row of x with one weight or two, out[j] = sum_k x[k] * weight[j, k], or as mla_gated_* where there is an `up`.
+struct MlaLinearRowParams {
+  const float* x;              //   0 [i]
+  const void* weight;          //   8 [o, i] weight_dtype
+  const void* up;              //  16 [o, i] weight_dtype, or null
+  float* out;                  //  24 [o]
+  const void* other_weight;    //  32 [other_o, i] other_dtype
+  const void* other_up;        //  40 [other_o, i] other_dtype, or null
+  float* other_out;            //  48 [other_o]
+  int64_t i;                   //  56
+  int64_t o;                   //  64
+  int64_t other_o;             //  72 0: no other
+  int32_t weight_dtype;        //  80 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
+  int32_t other_dtype;         //  84
+  int32_t vector;              //  88 1: rows of x and of the weights start at multiples of 16 bytes
+  int32_t blocks;              //  92 of the first product: ceil(o / 8)
+};
+static_assert(sizeof(MlaLinearRowParams) == 96, "mirrored on the host");
 
 // One expert's matrices, as a table in device memory.
 struct MlaExpert {

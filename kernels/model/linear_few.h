@@ -30,16 +30,30 @@ __device__ __forceinline__ void linear_few(const MlaLinearParams& p) {
   }
 }
 
-// out[r, j] = silu(gate x[r]) * (up x[r]): a warp for each output of a row. Grid (ceil(o / 8), n), 256 threads.
-__device__ __forceinline__ void gated_few(const MlaLinearParams& p) {
+// One row's outputs of one product, eight of block `block`: a warp each.
+__device__ __forceinline__ void row_outputs(const MlaLinearRowParams& p, const void* weight, const void* up, int dtype, float* out, int64_t o, int64_t block) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int64_t j = int64_t(blockIdx.x) * 8 + warp, row = blockIdx.y;
-  if (j >= p.o) return;
-  const float* x = p.x + row * p.x_stride;
-  float sums[2] = {};
-  dot_row<2>({p.weight, p.up}, {p.weight_dtype, p.weight_dtype}, j * p.i, x, p.i, p.vector != 0, sums);
-  const float gate = warp_sum(sums[0]), up = warp_sum(sums[1]);
-  if (lane == 0) p.out[row * p.out_stride + j] = silu(gate) * up;
+  const int64_t j = block * 8 + warp;
+  if (j >= o) return;
+  float value;
+  if (up == nullptr) {
+    float sums[1] = {};
+    dot_row<1>({weight}, {dtype}, j * p.i, p.x, p.i, p.vector != 0, sums);
+    value = warp_sum(sums[0]);
+  } else {
+    float sums[2] = {};
+    dot_row<2>({weight, up}, {dtype, dtype}, j * p.i, p.x, p.i, p.vector != 0, sums);
+    const float gate = warp_sum(sums[0]);
+    value = silu(gate) * warp_sum(sums[1]);
+  }
+  if (lane == 0) out[j] = value;
+}
+
+// Grid (ceil(o / 8) + ceil(other_o / 8)), 256 threads.
+__device__ __forceinline__ void linear_row(const MlaLinearRowParams& p) {
+  const int block = int(blockIdx.x);
+  if (block < p.blocks) row_outputs(p, p.weight, p.up, p.weight_dtype, p.out, p.o, block);
+  else row_outputs(p, p.other_weight, p.other_up, p.other_dtype, p.other_out, p.other_o, block - p.blocks);
 }
 
 }  // namespace flashmla

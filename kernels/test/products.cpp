@@ -68,7 +68,7 @@ bool linear(std::istream& in) {
   const std::vector<float> x = source.rows(n, heads * i, x_stride);
   const Matrix weight(source, size_t(heads) * o * i, type);
   std::vector<float> out(size_t(n) * out_stride, kUntouched);
-  const MlaLinearParams p = {x.data(), weight.address(), nullptr, out.data(), n, o, i, x_stride, i, out_stride, o, heads, type, vector, 0};
+  const MlaLinearParams p = {x.data(), weight.address(), out.data(), n, o, i, x_stride, i, out_stride, o, heads, type, vector, 0};
   const auto run = [&](int rows, int outputs, bool rows_first, int threads, auto function) {
     const unsigned tiles = over(n, rows), columns = over(o, outputs);
     block::launch({rows_first ? tiles : columns, rows_first ? columns : tiles, unsigned(heads)}, threads, [&] { function(p); });

@@ -1,4 +1,4 @@
-import type { Backend, PagedCache, Tensor, Weight } from '@flashmla/spec'
+import type { Backend, LinearProduct, PagedCache, Tensor, Weight } from '@flashmla/spec'
 
 type F32 = Tensor<'f32'>
 type I32 = Tensor<'i32'>
@@ -22,15 +22,23 @@ export function addLinear(backend: Backend, x: F32, y: F32, weight: Weight, prod
   backend.add(x, product)
 }
 
-/** out = silu(x · gateᵀ) · (x · upᵀ). `other` has out's shape, for backends that do it in three. */
-export function gatedLinear(backend: Backend, out: F32, x: F32, gate: Weight, up: Weight, other: F32): void {
-  if (backend.gatedLinear) {
-    backend.gatedLinear(out, x, gate, up)
+/** A product, and memory of `out`'s shape for a gated one where the backend does it in three. */
+export interface Product extends LinearProduct {
+  readonly other?: F32
+}
+
+/** Each product of x; see `Backend.linears`. */
+export function linears(backend: Backend, x: F32, products: readonly Product[]): void {
+  if (backend.linears) {
+    backend.linears(x, products)
     return
   }
-  backend.linear(out, x, gate)
-  backend.linear(other, x, up)
-  backend.siluMul(out, out, other)
+  for (const { out, weight, up, other } of products) {
+    backend.linear(out, x, weight)
+    if (!up) continue
+    backend.linear(other!, x, up)
+    backend.siluMul(out, out, other!)
+  }
 }
 
 /** out `[n, h, rank + rope]` of q `[n, h, nope + rope]`, whose rotary columns may be turned then; see `Backend.absorbQueries`. */

@@ -214,12 +214,12 @@ export class Model {
     const { qkNopeHeadDim: nope, rmsNormEps, rope } = this.config
     const { normed, positions, q, kv, heads } = step
     const rotation = { table: this.#rope, positions, interleaved: rope.interleaved }
+    const query = layer.qA ? { out: step.queryDown!, weight: layer.qA.weight } : { out: q, weight: layer.qB }
+    fused.linears(backend, normed, [query, { out: kv, weight: layer.kvA }])
     if (layer.qA) {
-      backend.linear(step.queryDown!, normed, layer.qA.weight)
       backend.rmsNorm(step.queryNormed!, step.queryDown!, layer.qA.norm, rmsNormEps)
+      backend.linear(q, step.queryNormed!, layer.qB)
     }
-    backend.linear(q, layer.qA ? step.queryNormed! : normed, layer.qB)
-    backend.linear(kv, normed, layer.kvA)
     const norm = { weight: layer.kvNorm, eps: rmsNormEps }
     fused.appendLatents(backend, cache, kv, norm, rotation, step.slots, step.compressed)
 
@@ -240,9 +240,11 @@ export class Model {
   #feedForward(step: StepTensors, layer: LayerWeights): void {
     const { backend } = this
     const inner: FeedForwardTensors | undefined = layer.dense && (layer.moe ? step.shared! : step.dense)
-    if (layer.moe) backend.linear(step.router!.logits, step.normed, layer.moe.gate)
+    const products: fused.Product[] = []
+    if (layer.moe) products.push({ out: step.router!.logits, weight: layer.moe.gate })
     if (layer.dense && inner)
-      fused.gatedLinear(backend, inner.gate, step.normed, layer.dense.gate, layer.dense.up, inner.up)
+      products.push({ out: inner.gate, weight: layer.dense.gate, up: layer.dense.up, other: inner.up })
+    fused.linears(backend, step.normed, products)
     if (layer.moe) {
       const { logits, ids, weights } = step.router!
       backend.route(ids, weights, logits, layer.moe.bias, this.config.moe!.router)

@@ -45,6 +45,16 @@ export interface RouterOptions {
   readonly scale: number
 }
 
+/** One of several products of the same rows x `[n, i]`. */
+export interface LinearProduct {
+  /** `[n, o]` = x · weightᵀ, or silu(x · weightᵀ) · (x · upᵀ). */
+  readonly out: Tensor<'f32'>
+  /** `[o, i]` */
+  readonly weight: Weight
+  /** `[o, i]` */
+  readonly up?: Weight | undefined
+}
+
 export interface ExpertWeights {
   /** `[intermediate, hidden]` */
   readonly gate: Weight
@@ -122,8 +132,8 @@ export interface Backend {
 
   /** As `linear` and `add`: x `[n, o]` += y `[n, i]` · weight `[o, i]`ᵀ. This and the next three are for backends that gain by it. */
   addLinear?(x: Tensor<'f32'>, y: Tensor<'f32'>, weight: Weight): void
-  /** As two times `linear` and `siluMul`: out `[n, o]` = silu(x `[n, i]` · gate `[o, i]`ᵀ) · (x · up `[o, i]`ᵀ). */
-  gatedLinear?(out: Tensor<'f32'>, x: Tensor<'f32'>, gate: Weight, up: Weight): void
+  /** As `linear` of x with each product's weight; with `up` as two times `linear` and `siluMul`. */
+  linears?(x: Tensor<'f32'>, products: readonly LinearProduct[]): void
   /**
    * Queries as absorbed attention takes them, out `[n, h, rank + rope]` of q `[n, h, nope + rope]`: first uk `[h, rank, nope]` times the first nope
    * columns, as `headLinear`, then the others as `rotary` turns them; q stays as it is. rope = 2 · pairs of the table.

@@ -1,4 +1,4 @@
-import type { ExpertWeights, RouterOptions } from './backend'
+import type { ExpertWeights, LinearProduct, RouterOptions } from './backend'
 import type { PagedCache } from './cache-format'
 import { DRAW_COLUMNS } from './draw'
 import { InvalidArgumentError } from './errors'
@@ -124,10 +124,13 @@ export const check = {
     matrix('addLinear', 'weight', weight, 2)
     demand(multiplies(x, y, weight), 'addLinear', { x, y, weight })
   },
-  gatedLinear(out: F32, x: F32, gate: Weight, up: Weight): void {
-    dtypes('gatedLinear', { out, x }, {})
-    matrix('gatedLinear', 'gate', gate, 2)
-    demand(same(gate, up) && multiplies(out, x, gate), 'gatedLinear', { out, x, gate, up })
+  linears(x: F32, products: readonly LinearProduct[]): void {
+    for (const { out, weight, up } of products) {
+      dtypes('linears', { out, x }, {})
+      matrix('linears', 'weight', weight, 2)
+      if (multiplies(out, x, weight) && (!up || same(weight, up))) continue
+      demand(false, 'linears', up ? { out, x, weight, up } : { out, x, weight })
+    }
   },
   absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32): void {
     dtypes('absorbQueries', { out, q, table }, { positions })

@@ -12,6 +12,7 @@ export type {
   BatchCapacity,
   BatchStep,
   ExpertWeights,
+  LinearProduct,
   PagedBatch,
   RouterOptions,
   StepGraph,

@@ -5,6 +5,7 @@ import type {
   DType,
   ExpertWeights,
   HostArray,
+  LinearProduct,
   PagedBatch,
   PagedCache,
   RouterOptions,
@@ -22,10 +23,10 @@ import { CudaCache, ownCache } from './cache'
 import type { BackendDevice } from './device'
 import { ExpertTables, runExperts } from './experts'
 import { FastAttention } from './fast-attention'
-import { runGated } from './gated'
 import { captureStep } from './graph'
 import { absorbQueries, appendLatents, appendRows } from './latents'
 import { runLinear } from './linear'
+import { runLinears } from './linears'
 import { runNaiveAttention } from './naive-attention'
 import { chooseExperts } from './route'
 import * as rows from './rows'
@@ -160,11 +161,15 @@ export class CudaBackend implements Backend {
     this.#product(x, y, weight, true)
   }
 
-  gatedLinear(out: F32, x: F32, gate: Weight, up: Weight): void {
-    check.gatedLinear(out, x, gate, up)
-    const [o, a] = [this.#f32(out), this.#f32(x)]
-    const weights = { gate: ownWeight(this.#device, gate), up: ownWeight(this.#device, up) }
-    runGated(this.#device, { x: a.address, out: o.address, n: a.size / gate.shape[1]!, ...weights })
+  linears(x: F32, products: readonly LinearProduct[]): void {
+    check.linears(x, products)
+    const own = (weight: Weight) => ownWeight(this.#device, weight)
+    const a = this.#f32(x)
+    const operands = products.map(({ out, weight, up }) => {
+      return { out: this.#f32(out).address, weight: own(weight), up: up && own(up) }
+    })
+    const i = products[0]?.weight.shape[1]
+    if (i) runLinears(this.#device, a.address, a.size / i, operands)
   }
 
   absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32, interleaved: boolean): void {

@@ -56,7 +56,6 @@ export function runLinear(device: BackendDevice, product: Product): void {
   const values = {
     x,
     weight: weight.address,
-    up: null,
     out,
     n,
     o,

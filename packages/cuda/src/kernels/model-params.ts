@@ -103,7 +103,6 @@ export const MlaRouteParams = new Struct('MlaRouteParams', {
 export const MlaLinearParams = new Struct('MlaLinearParams', {
   x: 'ptr',
   weight: 'ptr',
-  up: 'ptr',
   out: 'ptr',
   n: 'i64',
   o: 'i64',
@@ -118,6 +117,23 @@ export const MlaLinearParams = new Struct('MlaLinearParams', {
   add: 'i32',
   weight_map: 'ptr',
   up_map: 'ptr',
+})
+
+export const MlaLinearRowParams = new Struct('MlaLinearRowParams', {
+  x: 'ptr',
+  weight: 'ptr',
+  up: 'ptr',
+  out: 'ptr',
+  other_weight: 'ptr',
+  other_up: 'ptr',
+  other_out: 'ptr',
+  i: 'i64',
+  o: 'i64',
+  other_o: 'i64',
+  weight_dtype: 'i32',
+  other_dtype: 'i32',
+  vector: 'i32',
+  blocks: 'i32',
 })
 
 export const MlaExpertParams = new Struct('MlaExpertParams', {

@@ -6,7 +6,7 @@ import * as oracle from '../oracle/dense'
 import { Random } from '../random'
 import type { Workspace } from '../workspace'
 
-type Fused = 'addLinear' | 'gatedLinear' | 'absorbQueries' | 'appendLatents'
+type Fused = 'addLinear' | 'linears' | 'absorbQueries' | 'appendLatents'
 
 /** Several operations in one; a backend without it has nothing to keep. */
 const fused = (operation: Fused, name: string, run: (w: Workspace) => Promise<void>): Case => ({
@@ -64,13 +64,36 @@ export const fusedCases: readonly Case[] = [
     }),
   ),
   ...shapes.map(([n, o, i]) =>
-    fused('gatedLinear', `[${n}, ${i}] by twice [${o}, ${i}]`, async (w) => {
+    fused('linears', `[${n}, ${i}] by [${o}, ${i}] and others, gated and not`, async (w) => {
       const random = new Random(n + o * i)
-      const [x, gate, up] = [random.values(n * i, 2), random.values(o * i), random.values(o * i)]
-      const out = w.poisoned(n, o)
-      const weights = [await w.weight([o, i], gate), await w.weight([o, i], up)] as const
-      w.backend.gatedLinear!(out, w.f32([n, i], x), ...weights)
-      await w.expectClose('out', out, oracle.siluMul(oracle.linear(x, gate, o, i), oracle.linear(x, up, o, i)))
+      const x = random.values(n * i, 2)
+      const outputs = [o, 9, 2 * o, 1]
+      const matrices = outputs.map((rows) => [random.values(rows * i), random.values(rows * i)] as const)
+      const products = []
+      for (const [p, [weight, up]] of matrices.entries()) {
+        const shape = [outputs[p]!, i]
+        const gated = p % 2 === 0 ? { up: await w.weight(shape, up) } : {}
+        products.push({ out: w.poisoned(n, outputs[p]!), weight: await w.weight(shape, weight), ...gated })
+      }
+      w.backend.linears!(w.f32([n, i], x), products)
+      for (const [p, [weight, up]] of matrices.entries()) {
+        const [plain, other] = [weight, up].map((matrix) => oracle.linear(x, matrix, outputs[p]!, i)) as [
+          Float64Array,
+          Float64Array,
+        ]
+        await w.expectClose(`out ${p}`, products[p]!.out, p % 2 === 0 ? oracle.siluMul(plain, other) : plain)
+      }
+    }),
+  ),
+  ...[1, 5].map((n) =>
+    fused('linears', `[${n}, 64] by one gated product, and by none`, async (w) => {
+      const random = new Random(n)
+      const [x, gate, up] = [random.values(n * 64, 2), random.values(24 * 64), random.values(24 * 64)]
+      const out = w.poisoned(n, 24)
+      const rows = w.f32([n, 64], x)
+      w.backend.linears!(rows, [])
+      w.backend.linears!(rows, [{ out, weight: await w.weight([24, 64], gate), up: await w.weight([24, 64], up) }])
+      await w.expectClose('out', out, oracle.siluMul(oracle.linear(x, gate, 24, 64), oracle.linear(x, up, 24, 64)))
     }),
   ),
   ...[
