@@ -18,7 +18,8 @@ from turns import difference, in_turns
 MODULE, HOPPER = 'mla_model.cubin', 'mla_linear_sm90.cubin'
 # Rows and outputs that a block takes, and the rows from which on and up to which a kernel is tried.
 KINDS = {
-    'mla_linear_few_1': (1, 8, 1, 1), 'mla_linear_mma_16': (16, 32, 2, 32), 'mla_linear_mma_32': (32, 32, 9, 128),
+    'mla_linear_few_1': (1, 8, 1, 1), 'mla_linear_rows_1': (1, 8, 1, 1), 'mla_linear_rows_4': (4, 16, 2, 16), 'mla_linear_rows_8': (8, 16, 2, 16),
+    'mla_linear_mma_16': (16, 32, 2, 32), 'mla_linear_mma_32': (32, 32, 9, 128),
     'mla_linear_many': (64, 64, 17, 1 << 30), 'mla_linear_half': (64, 128, 17, 1 << 30),
 }
 HOPPER_KINDS = {
@@ -27,7 +28,7 @@ HOPPER_KINDS = {
 }
 # Of two weights: half of a tile's columns are of each.
 GATED_KINDS = {
-    'mla_linear_row': (1, 8, 1, 1), 'mla_gated_64x128': (64, 64, 1, 1 << 30), 'mla_gated_64x256': (64, 128, 1, 1 << 30),
+    'mla_linear_rows_1': (1, 8, 1, 1), 'mla_linear_rows_4': (4, 8, 2, 16), 'mla_linear_rows_8': (8, 8, 2, 16), 'mla_gated_64x128': (64, 64, 1, 1 << 30), 'mla_gated_64x256': (64, 128, 1, 1 << 30),
     'mla_gated_128x256': (128, 128, 65, 1 << 30),
 }
 CLUSTERS = (1, 2, 4, 8)
@@ -40,9 +41,10 @@ class LinearParams(C.Structure):
         (name, C.c_int32) for name in ('heads', 'weight_dtype', 'vector', 'add')] + [(name, C.c_void_p) for name in ('weight_map', 'up_map')]
 
 
-class LinearRowParams(C.Structure):
+class LinearRowsParams(C.Structure):
     _fields_ = [(name, C.c_void_p) for name in ('x', 'weight', 'up', 'out', 'other_weight', 'other_up', 'other_out')] + [
-        (name, C.c_int64) for name in ('i', 'o', 'other_o')] + [(name, C.c_int32) for name in ('weight_dtype', 'other_dtype', 'vector', 'blocks')]
+        (name, C.c_int64) for name in ('n', 'i', 'o', 'other_o')] + [
+        (name, C.c_int32) for name in ('weight_dtype', 'other_dtype', 'vector', 'blocks', 'add', 'reserved')]
 
 
 _maps = {}
@@ -63,7 +65,7 @@ class Linear:
     """One product; `up`: gated by it; `add`: added to ones; `gap`: columns between heads, of x and of the result."""
 
     def __init__(self, module, symbol, x, weight, heads=1, cluster=1, up=None, add=False, gap=0):
-        rows, outputs, _, _ = {**KINDS, **HOPPER_KINDS, **GATED_KINDS}[symbol]
+        rows, outputs, _, _ = {**GATED_KINDS, **HOPPER_KINDS, **KINDS}[symbol]
         n, (all_outputs, i) = x.shape[0], weight.shape
         self.outputs = o = all_outputs // heads
         if gap:
@@ -77,9 +79,11 @@ class Linear:
             map_of(up) if mapped and up is not None else None)
         columns, tiles = -(-o // outputs), -(-n // rows)
         self.grid = (tiles * cluster, columns, heads) if rows >= 64 else (columns, tiles, heads)
-        if symbol == 'mla_linear_row':
-            self.params = LinearRowParams(x.data_ptr(), weight.data_ptr(), up.data_ptr(), self.whole.data_ptr(), None, None, None, i, o, 0, 0, 0,
-                                          int(i % 8 == 0), columns)
+        if 'rows' in symbol:
+            columns = -(-o // (8 if n == 1 or up is not None else 16))
+            self.params = LinearRowsParams(x.data_ptr(), weight.data_ptr(), up.data_ptr() if up is not None else None, self.whole.data_ptr(), None, None, None,
+                                           n, i, o, 0, 0, 0, int(i % 8 == 0), columns, int(add), 0)
+            self.grid = (columns, tiles, 1)
 
     def __call__(self):
         launch(*self.what, self.grid, [self.params], cluster=self.cluster)
@@ -160,7 +164,7 @@ def kinds_for(n, o, i, modules, heads=1):
     """Module, symbol and blocks of a cluster."""
     for module in modules:
         for symbol, (_, _, least, most) in KINDS.items():
-            if (symbol, module) in KERNELS and least <= n <= most and (i % 32 == 0 or 'mma' not in symbol):
+            if (symbol, module) in KERNELS and least <= n <= most and (i % 32 == 0 or 'mma' not in symbol) and (heads == 1 or 'rows' not in symbol):
                 yield module, symbol, 1
     for symbol, (rows, outputs, least, most) in HOPPER_KINDS.items():
         tiles = -(-n // rows) * -(-o // outputs) * heads
@@ -169,7 +173,7 @@ def kinds_for(n, o, i, modules, heads=1):
                 yield HOPPER, symbol, cluster
 
 
-def check(modules, rows=(2, 16, 17, 33, 64, 65, 130, 300)):
+def check(modules, rows=(1, 2, 7, 16, 17, 33, 64, 65, 130, 300)):
     cases = [(n, heads, o, i) for n in rows for heads, o, i in ((1, 140, 96), (3, 64, 512), (1, 1000, 2048), (2, 129, 100), (1, 7, 33), (2, 257, 72))]
     worst = count = 0
     for n, heads, o, i in cases:
@@ -177,7 +181,7 @@ def check(modules, rows=(2, 16, 17, 33, 64, 65, 130, 300)):
         for module, symbol, cluster in kinds_for(n, o, i, modules, heads):
             call = Linear(module, symbol, x, weight, heads, cluster)
             first = call.result()
-            others = Linear(module, symbol, x, weight, heads, cluster, add=True, gap=4).result()
+            others = Linear(module, symbol, x, weight, heads, cluster, add=True, gap=0 if 'rows' in symbol else 4).result()
             found = max(apart(first, x, weight, heads), apart(others.double() - 1, x, weight, heads, 1))
             worst, count = max(worst, found), count + 1
             if not found < MOST_APART:
@@ -188,7 +192,7 @@ def check(modules, rows=(2, 16, 17, 33, 64, 65, 130, 300)):
             continue
         x, up = x / 3, torch.randn(o, i, device='cuda').bfloat16()
         for symbol, cluster in gated_for(n, o, i):
-            module = HOPPER if '64x' in symbol or '128x' in symbol else modules[-1]
+            module = HOPPER if 'gated' in symbol else modules[-1]
             found = gated_apart(Linear(module, symbol, x, weight, 1, cluster, up=up).result(), x, weight, up)
             worst, count = max(worst, found), count + 1
             if not found < MOST_APART:
@@ -245,12 +249,12 @@ def time_gated():
     for o, i in ((10944, 2048), (2816, 2048), (2048, 7168)):
         sets = max(1, -(-(120 << 20) // (o * i * 4)))
         weights = [[torch.randn(o, i, device='cuda').bfloat16() for _ in range(2)] for _ in range(sets)]
-        for n in (1, 4, 16, 64, 512):
+        for n in (int(word) for word in os.environ.get('ROWS', '1,4,16,64,512').split(',')):
             x, launches = torch.randn(n, i, device='cuda'), max(sets, 4)
             contenders = {}
             for symbol, cluster in gated_for(n, o, i):
-                calls = [Linear(HOPPER if 'x' in symbol else MODULE, symbol, x, gate, 1, cluster, up=up) for gate, up in weights]
-                contenders[symbol.split('_')[-1] + (f'/{cluster}' if cluster > 1 else '')] = [calls[k % sets] for k in range(launches)]
+                calls = [Linear(HOPPER if 'gated' in symbol else MODULE, symbol, x, gate, 1, cluster, up=up) for gate, up in weights]
+                contenders[symbol.split('_', 2)[-1] + (f'/{cluster}' if cluster > 1 else '')] = [calls[k % sets] for k in range(launches)]
             times = sorted(zip(in_turns(list(contenders.values())), contenders))
             print(f'gated {o}x{i}, {n} rows: ' + ', '.join(f'{name} {us:.1f}' for us, name in times[:6]), flush=True)
             del contenders
@@ -267,8 +271,8 @@ def time_experts():
         layer = Experts(n, hidden, inner, count, choices)
         rest = {
             'sort': lambda: layer.launch('mla_expert_sort', MODULE, 0, (1, 1, 1)),
-            'up (few)': lambda: layer.launch('mla_expert_up', MODULE, 0, (-(-inner // 8), n * choices, 1)),
-            'down (few)': lambda: layer.launch('mla_expert_down', MODULE, 0, (-(-hidden // 4), n, 1)),
+            'up (few)': lambda: layer.launch('mla_expert_up', MODULE, 0, (-(-inner // 16), n * choices, 1)),
+            'down (few)': lambda: layer.launch('mla_expert_down', MODULE, 0, (-(-hidden // 8), n, 1)),
             'sum': lambda: layer.launch('mla_expert_sum', MODULE, 0, (n, -(-hidden // 256), 1)),
         }
         names = [f'{("gate", "", "down")[stage]} {symbol[11:]}' for stage, symbol in kinds] + list(rest)

@@ -137,24 +137,28 @@ struct MlaLinearParams {
 };
 static_assert(sizeof(MlaLinearParams) == 112, "mirrored on the host");
 
-// mla_linear_row: one row of x with one weight or two, out[j] = sum_k x[k] * weight[j, k], or as mla_gated_* where there is an `up`.
-struct MlaLinearRowParams {
-  const float* x;              //   0 [i]
+// mla_linear_rows_*: few rows of x with one weight or two, out[r, j] = sum_k x[r, k] * weight[j, k], or added to it, or as mla_gated_* where there is an
+// `up`. Of a block: 8 outputs of a gated product, and of any with one row; 16 otherwise.
+struct MlaLinearRowsParams {
+  const float* x;              //   0 [n, i]
   const void* weight;          //   8 [o, i] weight_dtype
   const void* up;              //  16 [o, i] weight_dtype, or null
-  float* out;                  //  24 [o]
+  float* out;                  //  24 [n, o]
   const void* other_weight;    //  32 [other_o, i] other_dtype
   const void* other_up;        //  40 [other_o, i] other_dtype, or null
-  float* other_out;            //  48 [other_o]
-  int64_t i;                   //  56
-  int64_t o;                   //  64
-  int64_t other_o;             //  72 0: no other
-  int32_t weight_dtype;        //  80 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
-  int32_t other_dtype;         //  84
-  int32_t vector;              //  88 1: rows of x and of the weights start at multiples of 16 bytes
-  int32_t blocks;              //  92 of the first product: ceil(o / 8)
+  float* other_out;            //  48 [n, other_o]
+  int64_t n;                   //  56
+  int64_t i;                   //  64
+  int64_t o;                   //  72
+  int64_t other_o;             //  80 0: no other
+  int32_t weight_dtype;        //  88 FLASHMLA_VALUE_F32 or FLASHMLA_VALUE_BF16
+  int32_t other_dtype;         //  92
+  int32_t vector;              //  96 1: rows of x and of the weights start at multiples of 16 bytes
+  int32_t blocks;              // 100 of the first product
+  int32_t add;                 // 104 1: what has no `up` is added to what out holds
+  int32_t reserved;            // 108 0
 };
-static_assert(sizeof(MlaLinearRowParams) == 96, "mirrored on the host");
+static_assert(sizeof(MlaLinearRowsParams) == 112, "mirrored on the host");
 
 // One expert's matrices, as a table in device memory.
 struct MlaExpert {

@@ -8,68 +8,90 @@
 
 namespace flashmla {
 
-// gate[pair, j] = silu(gate x) * (up x). Grid (ceil(inner / 8), pairs), 256 threads.
+// Groups of outputs that a warp goes through: where its expert stands has to be looked up once for them.
+constexpr int kUpGroups = 2, kDownGroups = 2;
+constexpr int kUpOutputs = 8 * kUpGroups;
+
+// gate[pair, j] = silu(gate x) * (up x). Grid (ceil(inner / 16), pairs), 256 threads.
 __device__ __forceinline__ void expert_up(const MlaExpertParams& p) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int64_t j = int64_t(blockIdx.x) * 8 + warp, pair = blockIdx.y;
+  const int64_t pair = blockIdx.y;
   const int id = p.ids[pair];
-  if (j >= p.inner || id < 0 || id >= p.count) return;
+  if (id < 0 || id >= p.count) return;
   const MlaExpert& expert = p.experts[id];
+  const bool alike = expert.dtypes[0] == expert.dtypes[1];
   const float* x = p.x + pair / p.choices * p.hidden;
-  float sums[2] = {};
-  dot_row<2>({expert.gate, expert.up}, {expert.dtypes[0], expert.dtypes[1]}, j * p.hidden, x, p.hidden, p.vector != 0, sums);
-  const float gate = warp_sum(sums[0]), up = warp_sum(sums[1]);
-  if (lane == 0) p.gate[pair * p.inner + j] = silu(gate) * up;
+#pragma unroll 1
+  for (int group = 0; group < kUpGroups; ++group) {
+    const int64_t j = int64_t(blockIdx.x) * kUpOutputs + group * 8 + warp, at = j * p.hidden;
+    if (j >= p.inner) return;
+    float sums[2][1] = {};
+    if (alike) {
+      dot_each<1, 2>({expert.gate, expert.up}, expert.dtypes[0], {at, at}, x, 0, 1, p.hidden, p.vector != 0, sums);
+    } else {
+#pragma unroll 1
+      for (int n = 0; n < 2; ++n) {
+        float sum[1][1] = {};
+        dot_rows<1, 1>(n == 0 ? expert.gate : expert.up, expert.dtypes[n], at, 0, x, 0, 1, p.hidden, p.vector != 0, sum);
+        (n == 0 ? sums[0][0] : sums[1][0]) = sum[0][0];
+      }
+    }
+    const float gate = warp_sum(sums[0][0]), up = warp_sum(sums[1][0]);
+    if (lane == 0) p.gate[pair * p.inner + j] = silu(gate) * up;
+  }
 }
 
-constexpr int kDownOutputs = 4;
+constexpr int kDownRows = 4, kDownOutputs = kDownRows * kDownGroups;
 
 // A lane's part of rows j ... of an expert's third matrix with x; the last row stands for those past it.
-__device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExpert& expert, int64_t j, int outputs, const float* x,
-                                          float (&sums)[kDownOutputs]) {
+__device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExpert& expert, int64_t j, const float* x, float (&sums)[kDownRows][1]) {
   const int dtype = expert.dtypes[2];
   if (p.vector != 0 && dtype == FLASHMLA_VALUE_BF16) {
-    const uint16_t* rows[kDownOutputs];
+    const uint16_t* rows[kDownRows];
 #pragma unroll
-    for (int i = 0; i < kDownOutputs; ++i) rows[i] = static_cast<const uint16_t*>(expert.down) + (j + min(i, outputs - 1)) * p.inner;
-    dot_halves<kDownOutputs, 2>(rows, x, p.inner, sums);
+    for (int i = 0; i < kDownRows; ++i) rows[i] = static_cast<const uint16_t*>(expert.down) + min(j + i, p.hidden - 1) * p.inner;
+    dot_halves<1, kDownRows, 3>(rows, x, 0, 1, p.inner, sums);
     return;
   }
 #pragma unroll 1
-  for (int i = 0; i < outputs; ++i) {
+  for (int i = 0; i < kDownRows; ++i) {
     float sum[1][1] = {};
-    dot_rows<1, 1>(expert.down, dtype, (j + i) * p.inner, 0, x, 0, 1, p.inner, p.vector != 0, sum);
+    dot_rows<1, 1>(expert.down, dtype, min(j + i, p.hidden - 1) * p.inner, 0, x, 0, 1, p.inner, p.vector != 0, sum);
 #pragma unroll
-    for (int n = 0; n < kDownOutputs; ++n) sums[n] = n == i ? sum[0][0] : sums[n];
+    for (int n = 0; n < kDownRows; ++n) sums[n][0] = n == i ? sum[0][0] : sums[n][0];
   }
 }
 
-// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]): a warp takes every eighth choice. Grid (ceil(hidden / 4), n), 256 threads.
+// out[r, j] += Σ_c weights[r, c] * (down gate[r, c]): a warp takes every eighth choice. Grid (ceil(hidden / 8), n), 256 threads.
 __device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
   __shared__ float sums[8][kDownOutputs];
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int64_t j = int64_t(blockIdx.x) * kDownOutputs, row = blockIdx.y;
-  const int outputs = int(min(int64_t(kDownOutputs), p.hidden - j));
-  float totals[kDownOutputs] = {};
+  const int64_t first = int64_t(blockIdx.x) * kDownOutputs, row = blockIdx.y;
+  float totals[kDownGroups][kDownRows] = {};
   for (int c = warp; c < p.choices; c += 8) {
     const int64_t pair = row * p.choices + c;
     const int id = p.ids[pair];
+    const float weight = p.weights[pair];
     const bool exists = id >= 0 && id < p.count;
-    float part[kDownOutputs] = {};
-    if (exists) down_rows(p, p.experts[id], j, outputs, p.gate + pair * p.inner, part);
 #pragma unroll
-    for (int i = 0; i < kDownOutputs; ++i) totals[i] = fmaf(p.weights[pair], exists ? part[i] : nan_value(), totals[i]);
+    for (int group = 0; group < kDownGroups; ++group) {
+      float part[kDownRows][1] = {};
+      if (exists) down_rows(p, p.experts[id], first + group * kDownRows, p.gate + pair * p.inner, part);
+#pragma unroll
+      for (int i = 0; i < kDownRows; ++i) totals[group][i] = fmaf(weight, exists ? part[i][0] : nan_value(), totals[group][i]);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kDownOutputs; ++i) {
-    const float total = warp_sum(totals[i]);
+    const float total = warp_sum(totals[i / kDownRows][i % kDownRows]);
     if (lane == 0) sums[warp][i] = total;
   }
   __syncthreads();
-  if (threadIdx.x >= outputs) return;
+  const int64_t j = first + threadIdx.x;
+  if (threadIdx.x >= kDownOutputs || j >= p.hidden) return;
   float total = 0.f;
   for (int w = 0; w < 8; ++w) total += sums[w][threadIdx.x];
-  p.out[row * p.hidden + j + threadIdx.x] += total;
+  p.out[row * p.hidden + j] += total;
 }
 
 // Sums of what the threads before this one have, of a pair of numbers each. `shared` has a word for each warp, and holds the warps' sums then.

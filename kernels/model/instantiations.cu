@@ -12,6 +12,9 @@
 
 #define KERNEL(symbol, threads, Params, ...) \
   extern "C" __global__ void __launch_bounds__(threads) symbol(const __grid_constant__ Params p) { flashmla::__VA_ARGS__(p); }
+// With registers for so many blocks on a multiprocessor.
+#define KERNEL_BESIDE(symbol, threads, blocks, Params, ...) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) symbol(const __grid_constant__ Params p) { flashmla::__VA_ARGS__(p); }
 
 KERNEL(mla_take_rows, 256, MlaTakeRowsParams, take_rows)
 KERNEL(mla_rms_norm, 256, MlaNormParams, rms_norm)
@@ -26,20 +29,22 @@ KERNEL(mla_route, 32, MlaRouteParams, route)
 KERNEL(mla_linear_few_1, 256, MlaLinearParams, linear_few<1, 1>)
 KERNEL(mla_linear_few_4, 256, MlaLinearParams, linear_few<4, 2>)
 KERNEL(mla_linear_few_8, 256, MlaLinearParams, linear_few<8, 2>)
-KERNEL(mla_linear_row, 256, MlaLinearRowParams, linear_row)
+KERNEL_BESIDE(mla_linear_rows_1, 256, 4, MlaLinearRowsParams, linear_rows<1>)
+KERNEL_BESIDE(mla_linear_rows_4, 256, 2, MlaLinearRowsParams, linear_rows<4>)
+KERNEL_BESIDE(mla_linear_rows_8, 256, 2, MlaLinearRowsParams, linear_rows<8>)
 KERNEL(mla_linear_mma_16, 256, MlaLinearParams, linear_mma<1>)
 KERNEL(mla_linear_mma_32, 256, MlaLinearParams, linear_mma<2>)
 KERNEL(mla_linear_many, 128, MlaLinearParams, linear_many)
 KERNEL(mla_linear_half, 256, MlaLinearParams, linear_half)
-KERNEL(mla_expert_up, 256, MlaExpertParams, expert_up)
-extern "C" __global__ void __launch_bounds__(256, 2) mla_expert_down(const __grid_constant__ MlaExpertParams p) { flashmla::expert_down(p); }
+KERNEL_BESIDE(mla_expert_up, 256, 4, MlaExpertParams, expert_up)
+KERNEL_BESIDE(mla_expert_down, 256, 2, MlaExpertParams, expert_down)
 KERNEL(mla_expert_sort, 1024, MlaExpertParams, expert_sort)
 KERNEL(mla_expert_tiles, 128, MlaExpertParams, expert_tiles)
 KERNEL(mla_expert_tiles_half, 256, MlaExpertParams, expert_tiles_half)
 KERNEL(mla_expert_sum, 256, MlaExpertParams, expert_sum)
 KERNEL(mla_append_rows, 128, MlaAppendRowsParams, append_rows)
 KERNEL(mla_append_latents, 128, MlaAppendLatentsParams, append_latents)
-extern "C" __global__ void __launch_bounds__(256, 2) mla_attend(const __grid_constant__ MlaAttendParams p) { flashmla::attend(p); }
+KERNEL_BESIDE(mla_attend, 256, 2, MlaAttendParams, attend)
 KERNEL(mla_attend_merge, 128, MlaAttendParams, attend_merge)
 KERNEL(mla_gather_latents, 256, MlaNaiveParams, gather_latents)
 KERNEL(mla_attend_naive, 128, MlaNaiveParams, attend_naive)

@@ -91,14 +91,21 @@ struct SampleRow {
   // Calls `take` with each logit and its token, a warp's stretch by its lanes, four tokens at a time.
   template <typename Take>
   __device__ __forceinline__ void each(const Take& take) const {
+    constexpr int kAhead = 4;
     const int64_t first = (threadIdx.x >> 5) * stretch(), last = min(first + stretch(), vocab);
-#pragma unroll 2
-    for (int64_t i = first + (threadIdx.x & 31) * 4; i < last; i += 128) {
-      float x[4];
-      load(i, x);
+    for (int64_t start = first + (threadIdx.x & 31) * 4; start < last; start += kAhead * 128) {
+      float x[kAhead][4];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (i + e < vocab) take(x[e], i + e);
+      for (int j = 0; j < kAhead; ++j) {
+        if (start + j * 128 < last) load(start + j * 128, x[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int64_t i = start + j * 128;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (i < last && i + e < vocab) take(x[j][e], i + e);
+        }
       }
     }
   }
@@ -233,11 +240,12 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   SampleRow row = {p.logits + blockIdx.x * p.vocab, p.vocab, 0.0, 0.0, 0.0};
 
   float most = -INFINITY;
-  uint64_t wrong = 0;
-  row.each([&](float x, int64_t) {
-    most = fmaxf(most, x);
+  uint64_t wrong = 0, first = ~uint64_t(0);  // where the thread's largest stands first
+  row.each([&](float x, int64_t i) {
+    if (x > most) most = x, first = uint64_t(i);
     wrong += !(x == x);
   });
+  const float own = most;
   most = warp_max(most);
   if (lane == 0) maxima[warp] = most;
   if (thread == 0) *id = kLeftToHost, gathered = 0;
@@ -245,11 +253,7 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   most = warp_max(maxima[lane]);
   if (wrong > 0 || !(most > -INFINITY)) return;
   if (temperature == 0.0 || most == INFINITY) {  // the first of the largest
-    uint64_t first = ~uint64_t(0);
-    row.each([&](float x, int64_t i) {
-      if (x == most) first = min(first, uint64_t(i));
-    });
-    keys[thread] = first;
+    keys[thread] = own == most ? first : ~uint64_t(0);
     for (int d = kSampleThreads / 2; d > 0; d >>= 1) {
       __syncthreads();
       if (thread < d) keys[thread] = min(keys[thread], keys[thread + d]);

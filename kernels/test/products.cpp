@@ -120,7 +120,7 @@ bool experts(std::istream& in) {
                        n,           hidden,       inner,        choices,        count,        0,           vector,    most_tiles, 0};
   const auto run = [&](unsigned grid_x, unsigned grid_y, int threads, auto function) { block::launch({grid_x, grid_y, 1}, threads, [&] { function(p); }); };
   if (kernel == "few") {
-    run(over(inner, 8), pairs, 256, expert_up);
+    run(over(inner, kUpOutputs), pairs, 256, expert_up);
     run(over(hidden, kDownOutputs), n, 256, expert_down);
   } else if (kernel == "many" || kernel == "half") {
     const bool wide = kernel == "half";

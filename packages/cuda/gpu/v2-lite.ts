@@ -45,7 +45,7 @@ const LAYERS = 27
 const MADE = 4
 const BLOCK = 1 << 22
 const PROMPT_TOKENS = 512
-const BATCHES = [1, 8, 16, 64]
+const BATCHES = [1, 4, 8, 16, 64]
 
 type Named = readonly [name: string, shape: readonly number[]]
 

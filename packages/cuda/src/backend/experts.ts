@@ -11,8 +11,8 @@ import { type CudaWeight, ownWeight } from './weight'
 
 /** Most pairs of token and choice, per expert, for which every pair reads its expert's weights on its own: by Hopper's tiles, and by the others. */
 const FEW_PAIRS = { mapped: 0.5, others: 4 } as const
-/** Outputs of a block of mla_expert_down. */
-const DOWN_OUTPUTS = 4
+/** Outputs of a block of mla_expert_up and of mla_expert_down. */
+const [UP_OUTPUTS, DOWN_OUTPUTS] = [16, 8]
 /** One thread of mla_expert_sort each. */
 const MOST_SORTED = 1024
 
@@ -144,7 +144,7 @@ export function runExperts(
     device.run(symbol, MlaExpertParams, grid, values)
   }
   if (!many) {
-    run('mla_expert_up', [Math.ceil(inner / 8), pairs])
+    run('mla_expert_up', [Math.ceil(inner / UP_OUTPUTS), pairs])
     run('mla_expert_down', [Math.ceil(hidden / DOWN_OUTPUTS), n])
     return
   }

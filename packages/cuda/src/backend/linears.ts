@@ -1,11 +1,13 @@
-import { MlaElementsParams, MlaLinearParams, MlaLinearRowParams } from '../kernels/model-params'
+import { MlaElementsParams, MlaLinearParams, MlaLinearRowsParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
 import { runLinear } from './linear'
 import { chooseTiles } from './tiles'
 import type { CudaWeight } from './weight'
 
-/** Outputs of a block of mla_linear_row. */
-const OUTPUTS = 8
+/** Most rows for which two products go by one launch, and a warp reads its weight rows for all of them. */
+export const MOST_TOGETHER = 8
+/** Outputs of a block of mla_linear_rows_*, of one row or gated, and of more rows. */
+const OUTPUTS = { one: 8, more: 16 } as const
 
 /** One of several products of the same rows. */
 export interface RowsProduct {
@@ -26,27 +28,37 @@ interface Rows {
   readonly vector: boolean
 }
 
-/** Queues products of the same rows: two by one launch for one row; gated ones by one with bf16 weights on Hopper, otherwise by three. */
+/** Queues products of the same rows: two by one launch for few rows; gated ones by one with bf16 weights on Hopper, otherwise by three. */
 export function runLinears(device: BackendDevice, x: bigint, n: number, products: readonly RowsProduct[]): void {
   const wanted = products.filter(({ weight }) => n * weight.shape[0]! > 0)
   if (wanted.length === 0) return
   const i = wanted[0]!.weight.shape[1]!
   const rows = { x, n, i, vector: i % 8 === 0 && x % 16n === 0n }
   // Two types in one gated product have no kernel.
-  const alone = ({ weight, up }: RowsProduct) => n > 1 || (up !== undefined && up.dtype !== weight.dtype)
+  const alone = ({ weight, up }: RowsProduct) => n > MOST_TOGETHER || (up !== undefined && up.dtype !== weight.dtype)
   for (const product of wanted.filter(alone)) runProduct(device, rows, product)
   const others = wanted.filter((product) => !alone(product))
-  for (let p = 0; p < others.length; p += 2) runRow(device, rows, others[p]!, others[p + 1])
+  for (let p = 0; p < others.length; p += 2) {
+    const [first, other] = [others[p]!, others[p + 1]]
+    if (first.up || other) runRows(device, rows, first, other)
+    else runProduct(device, rows, first)
+  }
 }
 
-function runRow(device: BackendDevice, { x, i, vector }: Rows, first: RowsProduct, other?: RowsProduct): void {
-  if (!first.up && !other) {
-    runLinear(device, { x, xStride: i, out: first.out, outStride: first.weight.shape[0]!, n: 1, weight: first.weight })
-    return
-  }
-  const [o, otherO] = [first.weight.shape[0]!, other ? other.weight.shape[0]! : 0]
-  const blocks = Math.ceil(o / OUTPUTS)
-  device.run('mla_linear_row', MlaLinearRowParams, [blocks + Math.ceil(otherO / OUTPUTS), 1], {
+/** Queues a product of few rows, or two, by one launch; `add`: see `Product`. */
+export function runRows(
+  device: BackendDevice,
+  { x, n, i, vector }: Rows,
+  first: RowsProduct,
+  other?: RowsProduct,
+  add = false,
+): void {
+  const blocksOf = ({ weight, up }: RowsProduct) =>
+    Math.ceil(weight.shape[0]! / (up || n === 1 ? OUTPUTS.one : OUTPUTS.more))
+  const blocks = blocksOf(first)
+  const rows = n === 1 ? 1 : n <= 4 ? 4 : 8
+  const grid = [blocks + (other ? blocksOf(other) : 0), Math.ceil(n / rows)] as const
+  device.run(`mla_linear_rows_${rows}`, MlaLinearRowsParams, grid, {
     x,
     weight: first.weight.address,
     up: first.up ? first.up.address : null,
@@ -54,13 +66,16 @@ function runRow(device: BackendDevice, { x, i, vector }: Rows, first: RowsProduc
     other_weight: other ? other.weight.address : null,
     other_up: other?.up ? other.up.address : null,
     other_out: other ? other.out : null,
+    n,
     i,
-    o,
-    other_o: otherO,
+    o: first.weight.shape[0]!,
+    other_o: other ? other.weight.shape[0]! : 0,
     weight_dtype: first.weight.code,
     other_dtype: other ? other.weight.code : 0,
     vector: vector ? 1 : 0,
     blocks,
+    add: add ? 1 : 0,
+    reserved: 0,
   })
 }
 

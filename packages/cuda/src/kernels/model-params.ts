@@ -119,7 +119,7 @@ export const MlaLinearParams = new Struct('MlaLinearParams', {
   up_map: 'ptr',
 })
 
-export const MlaLinearRowParams = new Struct('MlaLinearRowParams', {
+export const MlaLinearRowsParams = new Struct('MlaLinearRowsParams', {
   x: 'ptr',
   weight: 'ptr',
   up: 'ptr',
@@ -127,6 +127,7 @@ export const MlaLinearRowParams = new Struct('MlaLinearRowParams', {
   other_weight: 'ptr',
   other_up: 'ptr',
   other_out: 'ptr',
+  n: 'i64',
   i: 'i64',
   o: 'i64',
   other_o: 'i64',
@@ -134,6 +135,8 @@ export const MlaLinearRowParams = new Struct('MlaLinearRowParams', {
   other_dtype: 'i32',
   vector: 'i32',
   blocks: 'i32',
+  add: 'i32',
+  reserved: 'i32',
 })
 
 export const MlaExpertParams = new Struct('MlaExpertParams', {
