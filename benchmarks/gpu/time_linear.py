@@ -18,9 +18,9 @@ from turns import difference, in_turns
 MODULE, HOPPER = 'mla_model.cubin', 'mla_linear_sm90.cubin'
 # Rows and outputs that a block takes, and the rows from which on and up to which a kernel is tried.
 KINDS = {
-    'mla_linear_few_1': (1, 8, 1, 1), 'mla_linear_rows_1': (1, 8, 1, 1), 'mla_linear_rows_4': (4, 16, 2, 16), 'mla_linear_rows_8': (8, 16, 2, 16),
-    'mla_linear_mma_16': (16, 32, 2, 32), 'mla_linear_mma_32': (32, 32, 9, 128),
-    'mla_linear_many': (64, 64, 17, 1 << 30), 'mla_linear_half': (64, 128, 17, 1 << 30),
+    'mla_linear_row': (1, 8, 1, 1), 'mla_linear_few_1': (1, 8, 1, 1), 'mla_linear_rows_mma': (16, 16, 2, 16), 'mla_linear_mma_16x16': (16, 16, 2, 32),
+    'mla_linear_mma_16x32': (16, 32, 2, 32), 'mla_linear_mma_32x32': (32, 32, 9, 128), 'mla_linear_many': (64, 64, 17, 1 << 30),
+    'mla_linear_half': (64, 128, 17, 1 << 30),
 }
 HOPPER_KINDS = {
     'mla_linear_64x64': (64, 64, 1, 512), 'mla_linear_64x128': (64, 128, 1, 1 << 30), 'mla_linear_64x256': (64, 256, 1, 1 << 30),
@@ -28,8 +28,8 @@ HOPPER_KINDS = {
 }
 # Of two weights: half of a tile's columns are of each.
 GATED_KINDS = {
-    'mla_linear_rows_1': (1, 8, 1, 1), 'mla_linear_rows_4': (4, 8, 2, 16), 'mla_linear_rows_8': (8, 8, 2, 16), 'mla_gated_64x128': (64, 64, 1, 1 << 30), 'mla_gated_64x256': (64, 128, 1, 1 << 30),
-    'mla_gated_128x256': (128, 128, 65, 1 << 30),
+    'mla_linear_row': (1, 8, 1, 1), 'mla_linear_rows_mma': (16, 8, 2, 16), 'mla_gated_64x128': (64, 64, 1, 1 << 30),
+    'mla_gated_64x256': (64, 128, 1, 1 << 30), 'mla_gated_128x256': (128, 128, 65, 1 << 30),
 }
 CLUSTERS = (1, 2, 4, 8)
 MOST_APART = 2e-6  # of the sum of magnitudes
@@ -79,7 +79,7 @@ class Linear:
             map_of(up) if mapped and up is not None else None)
         columns, tiles = -(-o // outputs), -(-n // rows)
         self.grid = (tiles * cluster, columns, heads) if rows >= 64 else (columns, tiles, heads)
-        if 'rows' in symbol:
+        if 'row' in symbol:
             columns = -(-o // (8 if n == 1 or up is not None else 16))
             self.params = LinearRowsParams(x.data_ptr(), weight.data_ptr(), up.data_ptr() if up is not None else None, self.whole.data_ptr(), None, None, None,
                                            n, i, o, 0, 0, 0, int(i % 8 == 0), columns, int(add), 0)
@@ -156,7 +156,7 @@ def gated_for(n, o, i):
     for symbol, (rows, outputs, least, most) in GATED_KINDS.items():
         tiles = -(-n // rows) * -(-o // outputs)
         for cluster in CLUSTERS if rows >= 64 else (1,):
-            if (rows < 64 or i % 8 == 0) and least <= n <= most and (cluster == 1 or tiles * cluster <= 280):
+            if (rows < 64 or i % 8 == 0) and (i % 32 == 0 or 'mma' not in symbol) and least <= n <= most and (cluster == 1 or tiles * cluster <= 280):
                 yield symbol, cluster
 
 
@@ -164,7 +164,7 @@ def kinds_for(n, o, i, modules, heads=1):
     """Module, symbol and blocks of a cluster."""
     for module in modules:
         for symbol, (_, _, least, most) in KINDS.items():
-            if (symbol, module) in KERNELS and least <= n <= most and (i % 32 == 0 or 'mma' not in symbol) and (heads == 1 or 'rows' not in symbol):
+            if (symbol, module) in KERNELS and least <= n <= most and (i % 32 == 0 or 'mma' not in symbol) and (heads == 1 or 'row' not in symbol):
                 yield module, symbol, 1
     for symbol, (rows, outputs, least, most) in HOPPER_KINDS.items():
         tiles = -(-n // rows) * -(-o // outputs) * heads
@@ -181,7 +181,7 @@ def check(modules, rows=(1, 2, 7, 16, 17, 33, 64, 65, 130, 300)):
         for module, symbol, cluster in kinds_for(n, o, i, modules, heads):
             call = Linear(module, symbol, x, weight, heads, cluster)
             first = call.result()
-            others = Linear(module, symbol, x, weight, heads, cluster, add=True, gap=0 if 'rows' in symbol else 4).result()
+            others = Linear(module, symbol, x, weight, heads, cluster, add=True, gap=0 if 'row' in symbol else 4).result()
             found = max(apart(first, x, weight, heads), apart(others.double() - 1, x, weight, heads, 1))
             worst, count = max(worst, found), count + 1
             if not found < MOST_APART:

@@ -137,8 +137,9 @@ struct MlaLinearParams {
 };
 static_assert(sizeof(MlaLinearParams) == 112, "mirrored on the host");
 
-// mla_linear_rows_*: few rows of x with one weight or two, out[r, j] = sum_k x[r, k] * weight[j, k], or added to it, or as mla_gated_* where there is an
-// `up`. Of a block: 8 outputs of a gated product, and of any with one row; 16 otherwise.
+// mla_linear_row: one row of x with one weight or two, out[r, j] = sum_k x[r, k] * weight[j, k], or added to it, or as mla_gated_* where there is an `up`.
+// mla_linear_rows_mma: the same for some rows, with bf16 weights of a multiple of 32 columns, rows at multiples of 16 bytes. A block has 8 outputs of a
+// single row or a gated product, 16 otherwise.
 struct MlaLinearRowsParams {
   const float* x;              //   0 [n, i]
   const void* weight;          //   8 [o, i] weight_dtype

@@ -67,11 +67,10 @@ __device__ __forceinline__ void dot_rows(const void* weight, int dtype, int64_t 
   }
 }
 
-// A lane's part of R rows of x, of which those from `rows` on are the last one again, with each of N rows of bf16 weights, all of which start at multiples
-// of 16 bytes: kAhead loads of each weight row are under way at once.
-template <int R, int N, int kAhead>
-__device__ __forceinline__ void dot_halves(const uint16_t* const (&weights)[N], const float* x, int64_t x_stride, int rows, int64_t i,
-                                           float (&sums)[N][R]) {
+// A lane's part of one row of x with each of N rows of bf16 weights, all of which start at multiples of 16 bytes: kAhead loads of each are under way at
+// once.
+template <int N, int kAhead>
+__device__ __forceinline__ void dot_halves(const uint16_t* const (&weights)[N], const float* x, int64_t i, float (&sums)[N]) {
   for (int64_t first = (threadIdx.x & 31) * 8; first < i; first += kAhead * 256) {
     uint4 packed[kAhead][N];
 #pragma unroll
@@ -84,41 +83,35 @@ __device__ __forceinline__ void dot_halves(const uint16_t* const (&weights)[N], 
     for (int j = 0; j < kAhead; ++j) {
       const int64_t k = first + j * 256;
       if (k >= i) break;
-      float w[N][8];
+      const float4* source = reinterpret_cast<const float4*>(x + k);
+      const float4 low = source[0], high = source[1];
+      const float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-      for (int n = 0; n < N; ++n) unpack(packed[j][n], w[n]);
+      for (int n = 0; n < N; ++n) {
+        float w[8];
+        unpack(packed[j][n], w);
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        const float4* source = reinterpret_cast<const float4*>(x + (R == 1 ? 0 : min(r, rows - 1)) * x_stride + k);
-        const float4 low = source[0], high = source[1];
-        const float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-#pragma unroll
-          for (int e = 0; e < 8; ++e) sums[n][r] = fmaf(w[n][e], v[e], sums[n][r]);
-        }
+        for (int e = 0; e < 8; ++e) sums[n] = fmaf(w[e], v[e], sums[n]);
       }
     }
   }
 }
 
-// A lane's part of R rows of x with a row of each of N weights of one type.
-template <int R, int N>
-__device__ __forceinline__ void dot_each(const void* const (&weights)[N], int dtype, const int64_t (&places)[N], const float* x, int64_t x_stride, int rows,
-                                         int64_t i, bool vector, float (&sums)[N][R]) {
+// A lane's part of one row of x with a row of each of N weights of one type, all from element `at` on.
+template <int N>
+__device__ __forceinline__ void dot_each(const void* const (&weights)[N], int dtype, int64_t at, const float* x, int64_t i, bool vector, float (&sums)[N]) {
   if (vector && dtype == FLASHMLA_VALUE_BF16) {
     const uint16_t* halves[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) halves[n] = static_cast<const uint16_t*>(weights[n]) + places[n];
-    dot_halves<R, N, 4>(halves, x, x_stride, rows, i, sums);
+    for (int n = 0; n < N; ++n) halves[n] = static_cast<const uint16_t*>(weights[n]) + at;
+    dot_halves<N, 4>(halves, x, i, sums);
     return;
   }
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    float sum[1][R] = {};
-    dot_rows<R, 1>(weights[n], dtype, places[n], 0, x, x_stride, rows, i, vector, sum);
-#pragma unroll
-    for (int r = 0; r < R; ++r) sums[n][r] = sum[0][r];
+    float sum[1][1] = {};
+    dot_rows<1, 1>(weights[n], dtype, at, 0, x, 0, 1, i, vector, sum);
+    sums[n] = sum[0][0];
   }
 }
 

@@ -25,18 +25,18 @@ __device__ __forceinline__ void expert_up(const MlaExpertParams& p) {
   for (int group = 0; group < kUpGroups; ++group) {
     const int64_t j = int64_t(blockIdx.x) * kUpOutputs + group * 8 + warp, at = j * p.hidden;
     if (j >= p.inner) return;
-    float sums[2][1] = {};
+    float sums[2] = {};
     if (alike) {
-      dot_each<1, 2>({expert.gate, expert.up}, expert.dtypes[0], {at, at}, x, 0, 1, p.hidden, p.vector != 0, sums);
+      dot_each<2>({expert.gate, expert.up}, expert.dtypes[0], at, x, p.hidden, p.vector != 0, sums);
     } else {
 #pragma unroll 1
       for (int n = 0; n < 2; ++n) {
         float sum[1][1] = {};
         dot_rows<1, 1>(n == 0 ? expert.gate : expert.up, expert.dtypes[n], at, 0, x, 0, 1, p.hidden, p.vector != 0, sum);
-        (n == 0 ? sums[0][0] : sums[1][0]) = sum[0][0];
+        (n == 0 ? sums[0] : sums[1]) = sum[0][0];
       }
     }
-    const float gate = warp_sum(sums[0][0]), up = warp_sum(sums[1][0]);
+    const float gate = warp_sum(sums[0]), up = warp_sum(sums[1]);
     if (lane == 0) p.gate[pair * p.inner + j] = silu(gate) * up;
   }
 }
@@ -44,13 +44,13 @@ __device__ __forceinline__ void expert_up(const MlaExpertParams& p) {
 constexpr int kDownRows = 4, kDownOutputs = kDownRows * kDownGroups;
 
 // A lane's part of rows j ... of an expert's third matrix with x; the last row stands for those past it.
-__device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExpert& expert, int64_t j, const float* x, float (&sums)[kDownRows][1]) {
+__device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExpert& expert, int64_t j, const float* x, float (&sums)[kDownRows]) {
   const int dtype = expert.dtypes[2];
   if (p.vector != 0 && dtype == FLASHMLA_VALUE_BF16) {
     const uint16_t* rows[kDownRows];
 #pragma unroll
     for (int i = 0; i < kDownRows; ++i) rows[i] = static_cast<const uint16_t*>(expert.down) + min(j + i, p.hidden - 1) * p.inner;
-    dot_halves<1, kDownRows, 3>(rows, x, 0, 1, p.inner, sums);
+    dot_halves<kDownRows, 3>(rows, x, p.inner, sums);
     return;
   }
 #pragma unroll 1
@@ -58,7 +58,7 @@ __device__ __forceinline__ void down_rows(const MlaExpertParams& p, const MlaExp
     float sum[1][1] = {};
     dot_rows<1, 1>(expert.down, dtype, min(j + i, p.hidden - 1) * p.inner, 0, x, 0, 1, p.inner, p.vector != 0, sum);
 #pragma unroll
-    for (int n = 0; n < kDownRows; ++n) sums[n][0] = n == i ? sum[0][0] : sums[n][0];
+    for (int n = 0; n < kDownRows; ++n) sums[n] = n == i ? sum[0][0] : sums[n];
   }
 }
 
@@ -75,10 +75,10 @@ __device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
     const bool exists = id >= 0 && id < p.count;
 #pragma unroll
     for (int group = 0; group < kDownGroups; ++group) {
-      float part[kDownRows][1] = {};
+      float part[kDownRows] = {};
       if (exists) down_rows(p, p.experts[id], first + group * kDownRows, p.gate + pair * p.inner, part);
 #pragma unroll
-      for (int i = 0; i < kDownRows; ++i) totals[group][i] = fmaf(weight, exists ? part[i][0] : nan_value(), totals[group][i]);
+      for (int i = 0; i < kDownRows; ++i) totals[group][i] = fmaf(weight, exists ? part[i] : nan_value(), totals[group][i]);
     }
   }
 #pragma unroll

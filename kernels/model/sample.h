@@ -55,30 +55,34 @@ __device__ __forceinline__ uint64_t block_total(uint64_t mine, uint64_t* shared)
   return total;
 }
 
-// e^x in units of 2^-44 for x from -40 to 0, within 1e-11 of it: by a polynomial of what is left of x besides whole powers of two.
-__device__ __forceinline__ double power_units(double x) {
-  const double whole = rint(x * 1.4426950408889634074);
-  const double rest = fma(whole, -1.9082149292705877e-10, fma(whole, -0.69314718036912382, x));  // ln 2 in two parts
-  double sum = 1.0 / 362880;
-  constexpr double kTerms[] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
+// e^x in units of 2^-44 for x from -40 to 0, within 3e-10 of it: by a polynomial of what is left of x besides whole powers of two. Numbers that are
+// added to 2^52, or to 1.5 times it, have their whole part in the lowest bits.
+__device__ __forceinline__ uint64_t power_units(double x) {
+  constexpr double kWhole = 0x1.8p52, kNatural = 0x1p52;
+  const double shifted = fma(x, 1.4426950408889634074, kWhole);
+  const double rest = fma(shifted - kWhole, -0.69314718055994530942, x);
+  const int64_t power = int32_t(__double_as_longlong(shifted)) + kUnitBits;
+  double sum = 1.0 / 40320;
+  constexpr double kTerms[] = {1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
 #pragma unroll
   for (double term : kTerms) sum = fma(sum, rest, term);
-  return sum * __longlong_as_double((1023 + kUnitBits + int64_t(whole)) << 52);
+  const double scaled = __longlong_as_double(__double_as_longlong(sum) + (power << 52));
+  return uint64_t(__double_as_longlong(scaled + kNatural)) & ((uint64_t(1) << 52) - 1);
 }
 
 struct SampleRow {
   const float* logits;
-  int64_t vocab;
+  int vocab;
   double inverse_temperature, largest, lowest;
 
   __device__ __forceinline__ bool counts(float x) const { return double(x) >= lowest; }
   __device__ __forceinline__ uint64_t weight(float x) const {
-    return counts(x) ? uint64_t(power_units(fmax((double(x) - largest) * inverse_temperature, -kNegligible))) : 0;
+    return counts(x) ? power_units(fmax((double(x) - largest) * inverse_temperature, -kNegligible)) : 0;
   }
   // Tokens of each warp's stretch: whole groups of four a lane.
-  __device__ __forceinline__ int64_t stretch() const { return (vocab + 32 * 128 - 1) / (32 * 128) * 128; }
+  __device__ __forceinline__ int stretch() const { return (vocab + 32 * 128 - 1) / (32 * 128) * 128; }
   // Logits of four tokens from `first` on, -INFINITY past the end.
-  __device__ __forceinline__ void load(int64_t first, float (&x)[4]) const {
+  __device__ __forceinline__ void load(int first, float (&x)[4]) const {
     const float* at = logits + first;
     if (first + 4 <= vocab && reinterpret_cast<uint64_t>(at) % 16 == 0) {
       const float4 four = *reinterpret_cast<const float4*>(at);
@@ -88,12 +92,12 @@ struct SampleRow {
 #pragma unroll
     for (int e = 0; e < 4; ++e) x[e] = first + e < vocab ? at[e] : -INFINITY;
   }
-  // Calls `take` with each logit and its token, a warp's stretch by its lanes, four tokens at a time.
+  // Calls `take` with each logit and its token, a warp's stretch by its lanes, four tokens at a time; tokens past the end are -INFINITY.
   template <typename Take>
   __device__ __forceinline__ void each(const Take& take) const {
     constexpr int kAhead = 4;
-    const int64_t first = (threadIdx.x >> 5) * stretch(), last = min(first + stretch(), vocab);
-    for (int64_t start = first + (threadIdx.x & 31) * 4; start < last; start += kAhead * 128) {
+    const int first = (threadIdx.x >> 5) * stretch(), last = min(first + stretch(), vocab);
+    for (int start = first + (threadIdx.x & 31) * 4; start < last; start += kAhead * 128) {
       float x[kAhead][4];
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
@@ -101,11 +105,9 @@ struct SampleRow {
       }
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
-        const int64_t i = start + j * 128;
+        if (start + j * 128 >= last) break;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (i < last && i + e < vocab) take(x[j][e], i + e);
-        }
+        for (int e = 0; e < 4; ++e) take(x[j][e], start + j * 128 + e);
       }
     }
   }
@@ -121,12 +123,12 @@ __device__ __forceinline__ void walk_all(const SampleRow& row, uint64_t mine, ui
     found[1] = warp == 0 ? 0 : shared[warp - 1];
   }
   __syncthreads();
-  const int64_t first = int64_t(found[0]) * row.stretch(), last = min(first + row.stretch(), row.vocab);
+  const int first = int(found[0]) * row.stretch(), last = min(first + row.stretch(), row.vocab);
   uint64_t passed = found[1];
-  for (int64_t start = first; start < last; start += 4 * kSampleThreads) {
+  for (int start = first; start < last; start += 4 * kSampleThreads) {
     float x[4];
     uint64_t weights[4] = {}, sum = 0;
-    const int64_t i = start + 4 * thread;
+    const int i = start + 4 * thread;
     if (i < last) row.load(i, x);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
@@ -138,7 +140,7 @@ __device__ __forceinline__ void walk_all(const SampleRow& row, uint64_t mine, ui
     if (target < before || target >= before + sum) continue;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      if (before <= target && target < before + weights[e]) *id = int32_t(i + e);
+      if (before <= target && target < before + weights[e]) *id = i + e;
       before += weights[e];
     }
   }
@@ -157,7 +159,7 @@ __device__ __forceinline__ bool key_limit(const SampleRow& row, uint64_t least, 
     __syncthreads();
     counters[2 * thread] = counters[2 * thread + 1] = 0;
     __syncthreads();
-    row.each([&](float x, int64_t) {
+    row.each([&](float x, int) {
       const uint32_t key = descending(x);
       if ((uint64_t(key) >> (shift + bits)) == prefix) atomicAdd(&counters[key >> shift & ((1u << bits) - 1)], 1u);
     });
@@ -237,23 +239,23 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   const double temperature = given[0], top_p = given[2], min_p = given[3], random = double(given[4]) + double(given[5]);
   const uint64_t top_k = uint64_t(given[1]);
   int32_t* id = p.ids + blockIdx.x;
-  SampleRow row = {p.logits + blockIdx.x * p.vocab, p.vocab, 0.0, 0.0, 0.0};
+  SampleRow row = {p.logits + blockIdx.x * p.vocab, int(p.vocab), 0.0, 0.0, 0.0};
 
   float most = -INFINITY;
-  uint64_t wrong = 0, first = ~uint64_t(0);  // where the thread's largest stands first
-  row.each([&](float x, int64_t i) {
-    if (x > most) most = x, first = uint64_t(i);
-    wrong += !(x == x);
+  uint32_t wrong = 0, first = ~0u;  // where the thread's largest stands first
+  row.each([&](float x, int i) {
+    if (x > most) most = x, first = uint32_t(i);
+    wrong |= !(x == x);
   });
   const float own = most;
   most = warp_max(most);
   if (lane == 0) maxima[warp] = most;
   if (thread == 0) *id = kLeftToHost, gathered = 0;
-  wrong = block_total(wrong, shared);
+  const uint64_t all_wrong = block_total(wrong, shared);
   most = warp_max(maxima[lane]);
-  if (wrong > 0 || !(most > -INFINITY)) return;
+  if (all_wrong > 0 || !(most > -INFINITY)) return;
   if (temperature == 0.0 || most == INFINITY) {  // the first of the largest
-    keys[thread] = own == most ? first : ~uint64_t(0);
+    keys[thread] = own == most ? uint64_t(first) : ~uint64_t(0);
     for (int d = kSampleThreads / 2; d > 0; d >>= 1) {
       __syncthreads();
       if (thread < d) keys[thread] = min(keys[thread], keys[thread + d]);
@@ -265,8 +267,9 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   row.inverse_temperature = 1.0 / temperature;
   row.largest = most;
   row.lowest = fmax(min_p > 0.0 ? row.largest + temperature * log(min_p) : -INFINITY, row.largest - kNegligible * temperature);
-  uint64_t mine = 0, many = 0;
-  row.each([&](float x, int64_t) {
+  uint64_t mine = 0;
+  uint32_t many = 0;
+  row.each([&](float x, int) {
     mine += row.weight(x);
     many += row.counts(x);
   });
@@ -281,9 +284,9 @@ __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   const double light = top_k > 0 ? 0.0 : double(total) * (1.0 - top_p) / double(count) - 1.0;
   const double least = light > 1.0 ? fmax(row.lowest, row.largest + temperature * (log(light) - kUnitBits * 0.69314718055994531 - 1e-9)) : row.lowest;
   __syncthreads();
-  row.each([&](float x, int64_t i) {
+  row.each([&](float x, int i) {
     const uint32_t key = descending(x);
-    if (!(double(x) >= least) || key > limit) return;
+    if (!(double(x) >= least) || key > limit || i >= row.vocab) return;
     const int at = atomicAdd(&gathered, 1);
     if (at < kCandidates) keys[at] = uint64_t(key) << 32 | uint32_t(i);
   });

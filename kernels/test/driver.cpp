@@ -26,7 +26,7 @@ std::map<std::string, Kernel>& kernels() {
 #define OF(symbol) {#symbol, Kernel(symbol)}
   static std::map<std::string, Kernel> all = {
       OF(mla_take_rows), OF(mla_rms_norm), OF(mla_copy_columns), OF(mla_rotary), OF(mla_add), OF(mla_silu_mul), OF(mla_convert), OF(mla_argmax), OF(mla_sample),
-      OF(mla_route), OF(mla_linear_few_1), OF(mla_linear_few_4), OF(mla_linear_few_8), OF(mla_linear_rows_1), OF(mla_linear_rows_4), OF(mla_linear_rows_8), OF(mla_linear_mma_16), OF(mla_linear_mma_32),
+      OF(mla_route), OF(mla_linear_few_1), OF(mla_linear_few_4), OF(mla_linear_few_8), OF(mla_linear_row), OF(mla_linear_rows_mma), OF(mla_linear_mma_16x16), OF(mla_linear_mma_16x32), OF(mla_linear_mma_32x32),
       OF(mla_linear_many), OF(mla_linear_half), OF(mla_expert_up), OF(mla_expert_down), OF(mla_expert_sort), OF(mla_expert_tiles), OF(mla_expert_tiles_half),
       OF(mla_expert_sum),
       OF(mla_append_rows), OF(mla_append_latents), OF(mla_attend), OF(mla_attend_merge), OF(mla_gather_latents), OF(mla_attend_naive), OF(mla_append), OF(mla_cast),

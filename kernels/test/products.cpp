@@ -76,8 +76,9 @@ bool linear(std::istream& in) {
   if (kernel == "few_1") run(1, 8, false, 256, linear_few<1, 1>);
   else if (kernel == "few_4") run(4, 16, false, 256, linear_few<4, 2>);
   else if (kernel == "few_8") run(8, 16, false, 256, linear_few<8, 2>);
-  else if (kernel == "mma_16") run(16, kMmaOutputs, false, 256, linear_mma<1>);
-  else if (kernel == "mma_32") run(32, kMmaOutputs, false, 256, linear_mma<2>);
+  else if (kernel == "mma_16x16") run(16, 16, false, 256, linear_mma<1, 2>);
+  else if (kernel == "mma_16x32") run(16, 32, false, 256, linear_mma<1, 4>);
+  else if (kernel == "mma_32x32") run(32, 32, false, 256, linear_mma<2, 4>);
   else if (kernel == "many") run(kTile, kTile, true, 128, linear_many);
   else if (kernel == "half") run(kTile, kWideTile, true, 256, linear_half);
   else return false;

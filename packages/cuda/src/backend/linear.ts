@@ -1,6 +1,7 @@
 import { MlaLinearParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
-import { chooseTiles, timeOfOneRow } from './tiles'
+import { MOST_FEW_ROWS, runFewRows } from './few-rows'
+import { chooseMma, chooseTiles, timeOfOneRow } from './tiles'
 import type { CudaWeight } from './weight'
 
 /** Rows of a tile, and columns of one with f32 weights. */
@@ -9,9 +10,8 @@ export const TILE = 64
 export const HALF_TILE = 128
 /** Most rows for which a warp reads its weight rows for itself: past it tiles that share weights are faster. */
 const FEW_ROWS = 16
-/** The same where the tensor cores take bf16 weights as they are read, and the outputs of a block then. */
+/** The same where the tensor cores take bf16 weights as they are read. */
 const FEW_MMA_ROWS = 64
-const MMA_OUTPUTS = 32
 /** Outputs that a block of 8 warps takes, by the rows of x that it takes. */
 const FEW = [
   { rows: 1, symbol: 'mla_linear_few_1', outputs: 8 },
@@ -53,6 +53,16 @@ export function runLinear(device: BackendDevice, product: Product): void {
   if (n === 0 || o === 0) return
   const { xHeadStride = i, outHeadStride = o } = product
   const vector = i % 8 === 0 && xStride % 4 === 0 && xHeadStride % 4 === 0 && x % 16n === 0n
+  // Steps repeat: what was chosen last is mostly what is asked for.
+  let kernel = weight.kernel
+  if (kernel?.n !== n || kernel.heads !== heads || kernel.vector !== vector) {
+    kernel = kernelFor(device, weight, n, heads, vector)
+    weight.kernel = kernel
+  }
+  if (kernel.symbol === 'mla_linear_few_1' && heads === 1) {
+    runFewRows(device, { x, n, i, vector }, { out, weight }, undefined, add)
+    return
+  }
   const values = {
     x,
     weight: weight.address,
@@ -71,16 +81,13 @@ export function runLinear(device: BackendDevice, product: Product): void {
     weight_map: weight.map ?? null,
     up_map: null,
   }
-  // Steps repeat: what was chosen last is mostly what is asked for.
-  let kernel = weight.kernel
-  if (kernel?.n !== n || kernel.heads !== heads || kernel.vector !== vector) {
-    kernel = kernelFor(device, weight, n, heads, vector)
-    weight.kernel = kernel
-  }
   device.run(kernel.symbol, MlaLinearParams, kernel.grid, values, kernel)
 }
 
-/** bf16 weights on Hopper: tiles as they are estimated. Otherwise kernels for few rows, limited by reading the weights, and one for many. */
+/**
+ * The kernel for which the least time is estimated: a warp for each output of one row, the tensor cores on weights as they are read for up to 16, tiles
+ * of Hopper's where it has bf16 weights. Else kernels for few rows, limited by reading the weights, and one for many.
+ */
 function kernelFor(
   device: BackendDevice,
   weight: CudaWeight,
@@ -89,21 +96,20 @@ function kernelFor(
   vector: boolean,
 ): ProductKernel {
   const [o, i] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
+  const shape = { n, o, i, heads }
   const chosen = (symbol: string, x: number, y: number, cluster = 1): ProductKernel => {
     return { n, heads, vector, symbol, grid: [x, y, heads], cluster }
   }
+  const halves = vector && i % 32 === 0 && weight.dtype === 'bf16'
+  const few = n === 1 ? { time: timeOfOneRow(shape) } : halves && n <= MOST_FEW_ROWS ? chooseMma(shape) : undefined
   if (vector && weight.map !== undefined) {
-    const shape = { n, o, i, heads }
     const { symbol, rows, outputs, cluster, time } = chooseTiles(shape, device.context)
-    if (n > 1 || time < timeOfOneRow(shape))
-      return chosen(symbol, Math.ceil(n / rows) * cluster, Math.ceil(o / outputs), cluster)
+    if (!few || time < few.time) return chosen(symbol, Math.ceil(n / rows) * cluster, Math.ceil(o / outputs), cluster)
   }
-  if (n > 1 && n <= FEW_MMA_ROWS && weight.dtype === 'bf16' && vector && i % 32 === 0) {
-    const rows = n <= 16 ? 16 : 32
-    return chosen(`mla_linear_mma_${rows}`, Math.ceil(o / MMA_OUTPUTS), Math.ceil(n / rows))
-  }
+  if (few && 'outputs' in few) return chosen(few.symbol, Math.ceil(o / few.outputs), 1)
+  if (halves && n > 1 && n <= FEW_MMA_ROWS) return chosen('mla_linear_mma_32x32', Math.ceil(o / 32), Math.ceil(n / 32))
   if (n <= FEW_ROWS) {
-    const { symbol, outputs, rows } = FEW.find((few) => n <= few.rows) ?? FEW[2]
+    const { symbol, outputs, rows } = FEW.find((each) => n <= each.rows) ?? FEW[2]
     return chosen(symbol, Math.ceil(o / outputs), Math.ceil(n / rows))
   }
   return weight.dtype === 'bf16'

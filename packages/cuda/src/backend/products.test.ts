@@ -15,7 +15,7 @@ const linear = fc.oneof(
     .map(([kernel, n, heads, o, i, code]) => [kernel, n, heads, o, i, code, i % 8 === 0 ? 1 : 0]),
   fc
     .tuple(
-      fc.constantFrom('few_1', 'few_8', 'many', 'half', 'mma_16', 'mma_32'),
+      fc.constantFrom('few_1', 'few_8', 'many', 'half', 'mma_16x16', 'mma_16x32', 'mma_32x32'),
       size(70),
       size(2),
       size(100),

@@ -73,4 +73,18 @@ export function chooseTiles(
 
 /** The same for one row and a warp for each output: bound by memory, or by a warp's walk through its row. */
 export const timeOfOneRow = ({ o, i, heads }: ProductShape): number =>
-  3.5 + Math.max((heads * o * i * 2) / 2.75e6, i * 1.4e-3)
+  Math.max(2.3 + (heads * o * i * 2) / 2.75e6, 1.9 + i * 0.8e-3)
+
+/** µs a column of x, of a block's walk, and bytes a µs, where up to 16 rows go by the tensor cores on weights as they are read. */
+const MMA = [
+  { symbol: 'mla_linear_mma_16x16', outputs: 16, launch: 2.3, walk: 1.9e-3, read: 2.15e6 },
+  { symbol: 'mla_linear_mma_16x32', outputs: 32, launch: 3.5, walk: 3.1e-3, read: 2.35e6 },
+] as const
+
+/** The faster of the kernels for 2 to 16 rows, by the same measurements. */
+export function chooseMma({ o, i, heads }: ProductShape): { symbol: string; outputs: number; time: number } {
+  const [narrow, wide] = MMA.map(({ symbol, outputs, launch, walk, read }) => {
+    return { symbol, outputs, time: Math.max(launch + i * walk, 3.5 + (heads * o * i * 2) / read) }
+  }) as [ReturnType<typeof chooseMma>, ReturnType<typeof chooseMma>]
+  return narrow.time <= wide.time ? narrow : wide
+}

@@ -30,7 +30,7 @@ const STRUCTS: readonly [RegExp, Struct<Record<string, never>>][] = (
     [/^mla_argmax$/, structs.MlaArgmaxParams],
     [/^mla_sample$/, structs.MlaSampleParams],
     [/^mla_route$/, structs.MlaRouteParams],
-    [/^mla_linear_rows/, structs.MlaLinearRowsParams],
+    [/^mla_linear_row(s_mma)?$/, structs.MlaLinearRowsParams],
     [/^mla_(linear|gated)/, structs.MlaLinearParams],
     [/^mla_expert/, structs.MlaExpertParams],
     [/^mla_append_rows$/, structs.MlaAppendRowsParams],
