@@ -3,9 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ReferenceBackend } from '@flashmla/cpu'
+import { absorbKvB } from '@flashmla/latent'
 import type { Weight, WeightSource } from '@flashmla/spec'
 import { CheckpointError, InvalidArgumentError, InvalidConfigError } from '@flashmla/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { Checkpoint } from './checkpoint/checkpoint'
 import { Model } from './model'
 
 const fixture = fileURLToPath(new URL('../fixtures/v3-tiny', import.meta.url))
@@ -70,6 +72,34 @@ describe('Model.load', () => {
     expect(backend.live).toBe(backend.weights)
     model.dispose()
     expect(backend.live).toBe(0)
+  })
+
+  it('keeps the parts of kv_b_proj in bf16 where that loses nothing', async () => {
+    const file = join(folder, 'model.safetensors')
+    const bytes = await readFile(file)
+    const length = Number(bytes.readBigUInt64LE(0))
+    const header = JSON.parse(bytes.subarray(8, 8 + length).toString())
+    const [start, end] = header['model.layers.0.self_attn.kv_b_proj.weight'].data_offsets
+    for (let at = 8 + length + start; at < 8 + length + end; at += 4) bytes.writeUInt16LE(0, at)
+    await writeFile(file, bytes)
+    const backend = new CountingBackend()
+    const parts: WeightSource[] = []
+    const weight = backend.weight.bind(backend)
+    backend.weight = async (source) => {
+      if (/W_U[KV]$/.test(source.name)) parts.push(source)
+      return weight(source)
+    }
+    const model = await Model.load(folder, { backend })
+    expect(parts.slice(0, 4).map(({ dtype }) => dtype)).toEqual(['bf16', 'bf16', 'f32', 'f32'])
+    const read = await Checkpoint.open(folder)
+    const { numHeads: h, qkNopeHeadDim: nope, vHeadDim: v, kvLoraRank: rank } = model.config
+    const kvB = await read.read('model.layers.0.self_attn.kv_b_proj.weight', [h * (nope + v), rank])
+    await read.close()
+    const { uk } = absorbKvB(kvB, h, nope, v, rank)
+    const words = new Uint16Array(uk.length)
+    await parts[0]!.read(new Uint8Array(words.buffer))
+    expect([...words]).toEqual([...new Uint32Array(uk.buffer)].map((word) => word >>> 16))
+    model.dispose()
   })
 
   it('says at once that there is no room for a cache, whatever its size', async () => {

@@ -27,30 +27,33 @@ async function layer(dtype: 'f32' | 'bf16', device = H100, hidden = HIDDEN) {
 }
 
 test('bf16 experts on Hopper: wide tiles from half a pair for each expert on', async () => {
-  const { shown } = await layer('bf16')
-  expect(shown(2)).toEqual(['expert_up 20,4,1', 'expert_down 64,2,1'])
+  const { run, shown } = await layer('bf16')
+  expect(shown(2)).toEqual(['expert_up 10,4,1', 'expert_down 64,2,1'])
   expect(shown(3)).toEqual([
     'expert_sort 1,1,1',
-    'expert_tiles_64x256 6,1,1',
-    'expert_tiles_64x256 6,1,1',
-    'silu_mul 1,1,1',
+    'expert_gated_64x256 6,2,1',
     'expert_tiles_64x256 6,2,1',
     'expert_sum 3,2,1',
   ])
   // 1000 pairs are 15 whole tiles, and each expert may have one that is not.
-  expect(shown(500)[1]).toBe('expert_tiles_64x256 23,1,1')
+  expect(shown(500)[1]).toBe('expert_gated_64x256 23,2,1')
+  expect(
+    run(500)
+      .slice(0, 3)
+      .map((launch) => [field(launch, 'most_tiles'), field(launch, 'stage')]),
+  ).toEqual([
+    [23, 0],
+    [23, 0],
+    [23, 2],
+  ])
 })
 
 test('narrow results have narrow tiles, rows at odd places and other devices those of any card', async () => {
   const narrow = await layer('bf16', H100, 128)
-  expect(narrow.shown(40).filter((line) => line.startsWith('expert_tiles'))).toEqual([
-    'expert_tiles_64x256 9,1,1',
-    'expert_tiles_64x256 9,1,1',
-    'expert_tiles_64x128 9,1,1',
-  ])
+  expect(narrow.shown(40).slice(1, 3)).toEqual(['expert_gated_64x256 9,2,1', 'expert_tiles_64x128 9,1,1'])
   expect(narrow.shown(40, 1)[1]).toBe('expert_tiles_half 9,2,1')
   const ampere = await layer('bf16', AMPERE)
-  expect(ampere.shown(16)[0]).toBe('expert_up 20,32,1')
+  expect(ampere.shown(16)[0]).toBe('expert_up 10,32,1')
   expect(ampere.shown(17)[1]).toBe('expert_tiles_half 8,2,1')
   const floats = await layer('f32')
   expect(floats.shown(17)[1]).toBe('expert_tiles 8,3,1')

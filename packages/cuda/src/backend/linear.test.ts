@@ -26,7 +26,7 @@ async function products(shape: readonly [number, number], dtype: 'f32' | 'bf16',
 test('f32 weights: a kernel by the rows, 16-byte loads only where rows are aligned', async () => {
   const run = await products([40, 24], 'f32')
   expect([1, 3, 16, 130].map((n) => shown(run(n)))).toEqual([
-    'mla_linear_few_1 5,1,1',
+    'mla_linear_row 5,1,1',
     'mla_linear_few_4 3,1,1',
     'mla_linear_few_8 3,2,1',
     'mla_linear_many 3,1,1',
@@ -41,10 +41,10 @@ test('f32 weights: a kernel by the rows, 16-byte loads only where rows are align
 test('bf16 weights on Ampere: the tensor cores as the weights are read, then tiles', async () => {
   const run = await products([70, 64], 'bf16', AMPERE)
   expect([1, 2, 16, 33, 65].map((n) => shown(run(n)))).toEqual([
-    'mla_linear_few_1 9,1,1',
-    'mla_linear_mma_16 3,1,1',
-    'mla_linear_mma_16 3,1,1',
-    'mla_linear_mma_32 3,2,1',
+    'mla_linear_row 9,1,1',
+    'mla_linear_mma_16x16 5,1,1',
+    'mla_linear_mma_16x16 5,1,1',
+    'mla_linear_mma_32x32 3,2,1',
     'mla_linear_half 2,1,1',
   ])
   expect(field(run(65), 'weight_map')).toBe(0n)
@@ -52,20 +52,25 @@ test('bf16 weights on Ampere: the tensor cores as the weights are read, then til
   expect([3, 65].map((n) => shown(unaligned(n)))).toEqual(['mla_linear_few_4 5,1,1', 'mla_linear_half 2,1,1'])
 })
 
-test('bf16 weights on Hopper: tiles by what they would take, shared by clusters where they are few', async () => {
+test('bf16 weights on Hopper: what would take least, tiles shared by clusters where they are few', async () => {
   const narrow = await products([576, 7168], 'bf16')
   expect([1, 4, 128, 2048].map((n) => shown(narrow(n)))).toEqual([
-    'mla_linear_64x64 8,9,1 by 8',
+    'mla_linear_row 72,1,1',
     'mla_linear_64x64 8,9,1 by 8',
     'mla_linear_64x128 16,5,1 by 8',
     'mla_linear_128x256 32,3,1 by 2',
   ])
   const square = await products([2048, 2048], 'bf16')
-  expect([1, 64, 2048].map((n) => shown(square(n)))).toEqual([
-    'mla_linear_few_1 256,1,1',
+  expect([1, 2, 16, 17, 64, 2048].map((n) => shown(square(n)))).toEqual([
+    'mla_linear_row 256,1,1',
+    'mla_linear_mma_16x16 128,1,1',
+    'mla_linear_mma_16x16 128,1,1',
+    'mla_linear_64x128 4,16,1 by 4',
     'mla_linear_64x128 4,16,1 by 4',
     'mla_linear_128x256 16,8,1',
   ])
+  const tall = await products([7168, 2048], 'bf16')
+  expect([8, 17].map((n) => shown(tall(n)))).toEqual(['mla_linear_mma_16x32 224,1,1', 'mla_linear_64x128 2,56,1 by 2'])
   expect(shown(square(64, 1))).toBe('mla_linear_half 1,16,1') // rows at odd places
   const map = field(square(64), 'weight_map')
   expect([map, (map as bigint) % 64n]).toEqual([(field(square(64), 'weight') as bigint) + 2n * 2048n * 2048n, 0n])
@@ -104,8 +109,8 @@ test('heads, strides and no rows', async () => {
     const [x, out] = [backend.tensor('f32', [20, 5, 16]), backend.tensor('f32', [20, 5, 64])]
     const [launch] = launched(() => backend.headLinear(out, x, weight))
     expect(launch).toMatchObject({ symbol, grid })
-    const names = ['n', 'o', 'i', 'x_stride', 'out_stride', 'heads', 'weight_dtype']
-    expect(names.map((name) => field(launch!, name))).toEqual([20, 64, 16, 80, 320, 5, dtype])
+    const names = ['n', 'o', 'i', 'x_stride', 'x_head_stride', 'out_stride', 'out_head_stride', 'heads', 'weight_dtype']
+    expect(names.map((name) => field(launch!, name))).toEqual([20, 64, 16, 80, 16, 320, 64, 5, dtype])
   }
   const plain = await backend.weight(source([40, 24]))
   expect(launched(() => backend.linear(backend.tensor('f32', [0, 40]), backend.tensor('f32', [0, 24]), plain))).toEqual(
