@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { generate, LlmEngine, Model, type SamplingParams, type StepModel } from '@flashmla/engine'
+import { createCudaBackend } from '../src/index'
 import { backendOf } from './backend'
 import type { Case, Machine } from './machine'
 
@@ -106,6 +107,28 @@ async function checkTinyMla(machine: Machine, attention: 'exact' | 'fast'): Prom
   return found
 }
 
+/** tiny-mla on every device of the machine at once, each by a backend of its own: the golden tokens of one prompt. */
+async function checkEveryDevice({ context: { driver } }: Machine): Promise<string> {
+  const cases: GoldenText[] = JSON.parse(await readFile(join(folderOf('tiny-mla'), 'golden.json'), 'utf8'))
+  const { prompt_ids, greedy_ids } = cases[0]!
+  const answer = async (device: number) => {
+    const backend = await createCudaBackend({ device, driver })
+    try {
+      const model = await Model.load(folderOf('tiny-mla'), { backend, numBlocks: 32 })
+      const tokens: number[] = []
+      for await (const token of generate(model, prompt_ids, { maxTokens: greedy_ids.length })) tokens.push(token)
+      model.dispose()
+      return tokens
+    } finally {
+      backend.dispose()
+    }
+  }
+  const answers = await Promise.all(Array.from({ length: driver.deviceCount }, (_, device) => answer(device)))
+  const wrong = answers.findIndex((tokens) => String(tokens) !== String(greedy_ids.slice(0, tokens.length)))
+  if (wrong >= 0) throw new Error(`Device ${wrong} generates ${answers[wrong]}, not ${greedy_ids}.`)
+  return `${answers[0]!.length} golden tokens on each of ${answers.length}`
+}
+
 /** Tokens that the device draws equal those that the host draws from its logits, for every kind of cut. */
 async function checkDrawn(machine: Machine): Promise<string> {
   const model = await Model.load(folderOf('v3-tiny'), { backend: await backendOf(machine), numBlocks: 32 })
@@ -200,6 +223,7 @@ export const fewLogits: readonly Case[] = [
 
 export const engine: readonly Case[] = [
   drawn,
+  ['engine: tiny-mla on every device at once', checkEveryDevice],
   ...fixtures.map((name): Case => [`engine: ${name}`, (machine) => checkFixture(machine, name, ways, [0, 1])]),
   ...(['exact', 'fast'] as const).flatMap((attention): Case[] => [
     [`engine: tiny-mla's golden tokens, ${attention} attention`, (machine) => checkTinyMla(machine, attention)],
