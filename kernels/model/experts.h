@@ -1,6 +1,6 @@
 // The mixture of experts: only the chosen ones are read, and a token's sum runs in the order of its choices.
 //
-// Few pairs (token, choice): a warp for each output of each pair (expert_up), then four for each output of each token (expert_down).
+// Few pairs (token, choice): a warp for each output of each pair (expert_up), then for some outputs of every eighth choice of a token (expert_down).
 // Many pairs: sort them by expert, multiply tiles of 64 pairs of one expert, sum for each token.
 #pragma once
 #include "rows.h"
