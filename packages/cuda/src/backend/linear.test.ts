@@ -42,8 +42,8 @@ test('bf16 weights on Ampere: the tensor cores as the weights are read, then til
   const run = await products([70, 64], 'bf16', AMPERE)
   expect([1, 2, 16, 33, 65].map((n) => shown(run(n)))).toEqual([
     'mla_linear_row 9,1,1',
-    'mla_linear_mma_16x16 5,1,1',
-    'mla_linear_mma_16x16 5,1,1',
+    'mla_linear_rows_mma 5,1,1',
+    'mla_linear_rows_mma 5,1,1',
     'mla_linear_mma_32x32 3,2,1',
     'mla_linear_half 2,1,1',
   ])
@@ -63,8 +63,8 @@ test('bf16 weights on Hopper: what would take least, tiles shared by clusters wh
   const square = await products([2048, 2048], 'bf16')
   expect([1, 2, 16, 17, 64, 2048].map((n) => shown(square(n)))).toEqual([
     'mla_linear_row 256,1,1',
-    'mla_linear_mma_16x16 128,1,1',
-    'mla_linear_mma_16x16 128,1,1',
+    'mla_linear_rows_mma 128,1,1',
+    'mla_linear_rows_mma 128,1,1',
     'mla_linear_64x128 4,16,1 by 4',
     'mla_linear_64x128 4,16,1 by 4',
     'mla_linear_128x256 16,8,1',
@@ -112,6 +112,9 @@ test('heads, strides and no rows', async () => {
     const names = ['n', 'o', 'i', 'x_stride', 'x_head_stride', 'out_stride', 'out_head_stride', 'heads', 'weight_dtype']
     expect(names.map((name) => field(launch!, name))).toEqual([20, 64, 16, 80, 16, 320, 64, 5, dtype])
   }
+  const absorbed = [backend.tensor('f32', [3, 5, 64]), backend.tensor('f32', [3, 5, 32])] as const
+  const narrow = await backend.weight(source([5, 64, 32], 'bf16'))
+  expect(shown(launched(() => backend.headLinear(...absorbed, narrow))[0]!)).toBe('mla_linear_mma_16x16 4,1,5')
   const plain = await backend.weight(source([40, 24]))
   expect(launched(() => backend.linear(backend.tensor('f32', [0, 40]), backend.tensor('f32', [0, 24]), plain))).toEqual(
     [],
