@@ -94,22 +94,6 @@ __device__ __forceinline__ void expert_down(const MlaExpertParams& p) {
   p.out[row * p.hidden + j] += total;
 }
 
-// Sums of what the threads before this one have, of a pair of numbers each. `shared` has a word for each warp, and holds the warps' sums then.
-__device__ __forceinline__ uint64_t sums_before(uint64_t mine, uint64_t* shared) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  uint64_t sum = mine;
-#pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const uint64_t other = __shfl_up_sync(kWarp, sum, d);
-    if (lane >= d) sum += other;
-  }
-  if (lane == 31) shared[warp] = sum;
-  __syncthreads();
-  uint64_t before = 0;
-  for (int w = 0; w < warp; ++w) before += shared[w];
-  return before + sum - mine;
-}
-
 // Sorts the pairs by expert; which place a pair has among its expert's makes no difference to its row. One block of 1024 threads, one for each expert.
 __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
   __shared__ int next[1024];
@@ -123,15 +107,14 @@ __device__ __forceinline__ void expert_sort(const MlaExpertParams& p) {
   }
   __syncthreads();
   const int count = next[thread], tiles = (count + kTile - 1) / kTile;
-  const uint64_t before = sums_before(uint64_t(tiles) << 32 | uint32_t(count), sums);
+  uint64_t all;
+  const uint64_t before = block_scan(uint64_t(tiles) << 32 | uint32_t(count), sums, all);  // tiles and pairs at once
   const int start = int(uint32_t(before)), tile = int(before >> 32);
   next[thread] = start;
   uint4* descriptions = reinterpret_cast<uint4*>(p.tiles);
   for (int i = 0; i < tiles; ++i) {
     descriptions[tile + i] = make_uint4(uint32_t(thread), uint32_t(start + i * kTile), uint32_t(min(count - i * kTile, kTile)), 0u);
   }
-  uint64_t all = 0;
-  for (int w = 0; w < 32; ++w) all += sums[w];
   for (int i = int(all >> 32) + thread; i < p.most_tiles; i += 1024) descriptions[i] = make_uint4(0u, 0u, 0u, 0u);
   __syncthreads();
   for (int pair = thread; pair < pairs; pair += 1024) {

@@ -1,5 +1,6 @@
 // Sums and maxima over a warp and over a block.
 #pragma once
+#include <stdint.h>
 
 namespace flashmla {
 
@@ -24,6 +25,37 @@ __device__ __forceinline__ float block_sum(float x, float* shared) {
   if (lane == 0) shared[warp] = x;
   __syncthreads();
   return warp_sum(lane < warps ? shared[lane] : 0.f);
+}
+
+// The sum of what the threads before this one have, and of all, in a block of 1024. `shared` has 32 words, which hold the sums up to each warp then.
+__device__ __forceinline__ uint64_t block_scan(uint64_t mine, uint64_t* shared, uint64_t& total) {
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  uint64_t sum = mine;
+#pragma unroll
+  for (int d = 1; d < 32; d <<= 1) {
+    const uint64_t other = __shfl_up_sync(kWarp, sum, d);
+    if (lane >= d) sum += other;
+  }
+  __syncthreads();
+  if (lane == 31) shared[warp] = sum;
+  __syncthreads();
+  if (warp == 0) {
+    uint64_t part = shared[lane];
+#pragma unroll
+    for (int d = 1; d < 32; d <<= 1) {
+      const uint64_t other = __shfl_up_sync(kWarp, part, d);
+      if (lane >= d) part += other;
+    }
+    shared[lane] = part;
+  }
+  __syncthreads();
+  total = shared[31];
+  return (warp == 0 ? 0 : shared[warp - 1]) + sum - mine;
+}
+__device__ __forceinline__ uint64_t block_total(uint64_t mine, uint64_t* shared) {
+  uint64_t total;
+  block_scan(mine, shared, total);
+  return total;
 }
 
 }  // namespace flashmla

@@ -24,37 +24,6 @@ __device__ __forceinline__ uint32_t descending(float x) {
 }
 __device__ __forceinline__ float ascended(uint32_t key) { return __uint_as_float(key >> 31 ? key : ~key & 0x7fffffffu); }
 
-// The sum of what threads before this one have, and of all. `shared` has 33 words.
-__device__ __forceinline__ uint64_t block_scan(uint64_t mine, uint64_t* shared, uint64_t& total) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  uint64_t sum = mine;
-#pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const uint64_t other = __shfl_up_sync(kWarp, sum, d);
-    if (lane >= d) sum += other;
-  }
-  __syncthreads();
-  if (lane == 31) shared[warp] = sum;
-  __syncthreads();
-  if (warp == 0) {
-    uint64_t part = shared[lane];
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const uint64_t other = __shfl_up_sync(kWarp, part, d);
-      if (lane >= d) part += other;
-    }
-    shared[lane] = part;
-  }
-  __syncthreads();
-  total = shared[31];
-  return (warp == 0 ? 0 : shared[warp - 1]) + sum - mine;
-}
-__device__ __forceinline__ uint64_t block_total(uint64_t mine, uint64_t* shared) {
-  uint64_t total;
-  block_scan(mine, shared, total);
-  return total;
-}
-
 // e^x in units of 2^-44 for x from -40 to 0, within 3e-10 of it: by a polynomial of what is left of x besides whole powers of two. Numbers that are
 // added to 2^52, or to 1.5 times it, have their whole part in the lowest bits.
 __device__ __forceinline__ uint64_t power_units(double x) {
@@ -230,7 +199,7 @@ __device__ __forceinline__ void walk_sorted(const SampleRow& row, const uint64_t
 // Grid (n), 1024 threads.
 __device__ __forceinline__ void sample(const MlaSampleParams& p) {
   __shared__ uint64_t keys[kCandidates];
-  __shared__ uint64_t shared[33];
+  __shared__ uint64_t shared[32];
   __shared__ uint64_t found[3];
   __shared__ float maxima[32];
   __shared__ int gathered;

@@ -4,6 +4,8 @@ import type { CudaWeight } from './weight'
 
 /** Most rows for which two products go by one launch. */
 export const MOST_FEW_ROWS = 16
+/** Bytes of weights from which on Hopper's tiles, which read more at a time, are no slower for several rows. */
+const MOST_BYTES = 64 * 2 ** 20
 /** Outputs of a block, of one row or a gated product, and of others. */
 const OUTPUTS = { least: 8, most: 16 } as const
 
@@ -26,11 +28,13 @@ export interface Rows {
   readonly vector: boolean
 }
 
-/** Whether `runFewRows` takes a product: of one row any, of up to 16 by the tensor cores those with bf16 weights. */
+/** Whether `runFewRows` is to take a product: of one row any, of up to 16 by the tensor cores those with bf16 weights, unless they are large. */
 export function isOfFewRows({ n, i, vector }: Rows, { weight, up }: RowsProduct): boolean {
   const dtype = weight.dtype
   if (up && up.dtype !== dtype) return false
-  return n === 1 || (n <= MOST_FEW_ROWS && vector && i % 32 === 0 && dtype === 'bf16')
+  if (n === 1) return true
+  const bytes = weight.shape[0]! * i * (up ? 4 : 2)
+  return n <= MOST_FEW_ROWS && vector && i % 32 === 0 && dtype === 'bf16' && bytes <= MOST_BYTES
 }
 
 /** Queues a product of few rows, or two, by one launch. `add`: to what `out` holds. */

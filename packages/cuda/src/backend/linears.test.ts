@@ -69,6 +69,12 @@ test('more rows: gated tiles on Hopper, elsewhere three launches', async () => {
   ])
 })
 
+test('large weights go by tiles of their own from two rows on', async () => {
+  const { shown } = await layer(['40', '20000g'], 'bf16', H100, 1024)
+  expect(shown(1)).toEqual(['linear_row 2505,1,1'])
+  expect(shown(2).map((line) => line.split(' ')[0])).toEqual(['gated_64x128', 'linear_rows_mma'])
+})
+
 test('what does not fit or is gone is refused, and nothing is nothing', async () => {
   const { backend, weights, shown } = await layer(['40', '64g'], 'bf16')
   const x = backend.tensor('f32', [3, I])

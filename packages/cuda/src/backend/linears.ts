@@ -1,7 +1,7 @@
 import { MlaElementsParams, MlaLinearParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
 import { isOfFewRows, type Rows, type RowsProduct, runFewRows } from './few-rows'
-import { runLinear } from './linear'
+import { type ProductKernel, runLinear } from './linear'
 import { chooseTiles } from './tiles'
 import type { CudaWeight } from './weight'
 
@@ -42,8 +42,12 @@ function runProduct(device: BackendDevice, rows: Rows, { out, weight, up }: Rows
 
 function runGated(device: BackendDevice, { x, n, i }: Rows, out: bigint, gate: CudaWeight, up: CudaWeight): void {
   const o = gate.shape[0]!
-  // A tile has half of its columns from each weight.
-  const { symbol, rows, outputs, cluster } = chooseTiles({ n, o: 2 * o, i, heads: 1 }, device.context, 'gated')
+  let kernel = gate.gatedKernel
+  if (kernel?.n !== n) {
+    kernel = gatedKernelFor(device, n, o, i)
+    gate.gatedKernel = kernel
+  }
+  void up.address
   const values = {
     x,
     weight: gate.address,
@@ -62,7 +66,12 @@ function runGated(device: BackendDevice, { x, n, i }: Rows, out: bigint, gate: C
     weight_map: gate.map!,
     up_map: up.map!,
   }
-  void up.address
-  const grid = [Math.ceil(n / rows) * cluster, Math.ceil(o / (outputs / 2))] as const
-  device.run(symbol, MlaLinearParams, grid, values, { cluster })
+  device.run(kernel.symbol, MlaLinearParams, kernel.grid, values, kernel)
+}
+
+function gatedKernelFor({ context }: BackendDevice, n: number, o: number, i: number): ProductKernel {
+  // A tile has half of its columns from each weight.
+  const { symbol, rows, outputs, cluster } = chooseTiles({ n, o: 2 * o, i, heads: 1 }, context, 'gated')
+  const grid = [Math.ceil(n / rows) * cluster, Math.ceil(o / (outputs / 2)), 1] as const
+  return { n, heads: 1, vector: true, symbol, grid, cluster }
 }

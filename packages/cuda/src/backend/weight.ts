@@ -22,8 +22,9 @@ export class CudaWeight implements Weight {
   readonly #followers = new Set<() => void>()
   /** Where device memory has a tensor map of the rows, in boxes of 64 x 64: bf16 on Hopper, in rows of whole 16 bytes. */
   readonly map: bigint | undefined
-  /** What a product with it took last. */
+  /** What a product with it took last, and one that it gates. */
   kernel: ProductKernel | undefined
+  gatedKernel: ProductKernel | undefined
 
   private constructor(
     readonly device: BackendDevice,
