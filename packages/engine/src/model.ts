@@ -236,7 +236,7 @@ export class Model {
     fused.addLinear(backend, step.x, heads, layer.o, step.added)
   }
 
-  /** x += dense or shared feed-forward(normed) + experts(normed). What needs only `normed` comes first: it can overlap. */
+  /** x += experts(normed) + dense or shared feed-forward(normed). What writes x comes last: the rest can overlap. */
   #feedForward(step: StepTensors, layer: LayerWeights): void {
     const { backend } = this
     const inner: FeedForwardTensors | undefined = layer.dense && (layer.moe ? step.shared! : step.dense)
@@ -248,12 +248,9 @@ export class Model {
     if (layer.moe) {
       const { logits, ids, weights } = step.router!
       backend.route(ids, weights, logits, layer.moe.bias, this.config.moe!.router)
-    }
-    if (layer.dense && inner) fused.addLinear(backend, step.x, inner.gate, layer.dense.down, step.added)
-    if (layer.moe) {
-      const { ids, weights } = step.router!
       backend.experts(step.x, step.normed, ids, weights, layer.moe.experts)
     }
+    if (layer.dense && inner) fused.addLinear(backend, step.x, inner.gate, layer.dense.down, step.added)
   }
 }
 
