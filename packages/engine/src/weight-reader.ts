@@ -86,6 +86,11 @@ export class BackendReader implements WeightReader {
 /** The values as bf16, where that loses nothing. */
 function upperHalves(data: Float32Array): Uint16Array | undefined {
   const words = new Uint32Array(data.buffer, data.byteOffset, data.length)
-  if (words.some((word) => (word & 0xffff) !== 0)) return undefined
-  return Uint16Array.from(words, (word) => word >>> 16)
+  const halves = new Uint16Array(data.length)
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!
+    if ((word & 0xffff) !== 0) return undefined
+    halves[i] = word >>> 16
+  }
+  return halves
 }
