@@ -1,6 +1,10 @@
 import type { Probe } from '@flashmla/cuda'
-import { expect, it } from 'vitest'
-import { checkBackends } from './backends'
+import { UnsupportedError } from '@flashmla/spec'
+import { expect, it, vi } from 'vitest'
+import { checkBackends, openBackend } from './backends'
+
+const { createCudaBackend } = vi.hoisted(() => ({ createCudaBackend: vi.fn() }))
+vi.mock('@flashmla/cuda', () => ({ createCudaBackend }))
 
 const device = {
   ordinal: 0,
@@ -38,4 +42,31 @@ it.each<[string, Probe, object, string]>([
   expect(checks[0]).toMatchObject({ id: 'cuda', ...check })
   expect(checks.filter((one) => one.chosen).map(({ id }) => id)).toEqual([chosen])
   expect(checks.find(({ id }) => id === 'reference')).toMatchObject({ usable: true })
+})
+
+it('what is asked of a GPU is asked of it alone', async () => {
+  const backend = { name: 'cuda' }
+  createCudaBackend.mockResolvedValue(backend)
+  for (const [options, given] of [
+    [
+      { backend: 'cuda', fast: false },
+      { device: 0, attention: 'exact' },
+    ],
+    [
+      { backend: 'auto', fast: true },
+      { device: 0, attention: 'fast' },
+    ],
+    [
+      { backend: 'auto', fast: false, device: '3' },
+      { device: 3, attention: 'exact' },
+    ],
+  ] as const) {
+    expect(await openBackend(options)).toBe(backend)
+    expect(createCudaBackend).toHaveBeenLastCalledWith(given)
+  }
+  createCudaBackend.mockRejectedValue(new UnsupportedError('There is no GPU.', 'Find one.'))
+  await expect(openBackend({ backend: 'auto', fast: true })).rejects.toThrow('There is no GPU.')
+  const other = await openBackend({ backend: 'auto', threads: '1', fast: false })
+  expect(other.name).toMatch(/cpu|reference/)
+  other.dispose()
 })

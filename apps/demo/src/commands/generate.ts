@@ -3,8 +3,8 @@ import type { TextFinishEvent } from '@flashmla/engine'
 import { ChatTemplate, generateText, loadTokenizer, Model } from '@flashmla/engine'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
-import { backendHelp, openBackend } from '../backends'
-import { choice, number } from '../options'
+import { backendHelp, backendOptions, cacheOf, openBackend } from '../backends'
+import { number } from '../options'
 import { bold, dim, printJson, progressBar } from '../terminal'
 import type { Command } from './command'
 
@@ -23,7 +23,7 @@ const help = `flashmla generate [options]   continue a prompt
   --stop TEXT              end before this text; may be given several times
   --logprobs N             with --json: log-probabilities of each token and N alternatives
   --speculate N            draft up to N tokens a step from the prompt itself (greedy text stays the same)
-  --cache FORMAT           f32, bf16 or fp8-656 (default f32)
+  --cache FORMAT           f32, bf16 or fp8-656 (default f32, with --fast bf16)
 ${backendHelp}
   --json                   one JSON object instead of streamed text
 
@@ -46,9 +46,8 @@ const options = {
   stop: { type: 'string', multiple: true, default: [] as string[] },
   logprobs: { type: 'string' },
   speculate: { type: 'string', default: '0' },
-  cache: { type: 'string', default: 'f32' },
-  backend: { type: 'string', default: 'auto' },
-  threads: { type: 'string' },
+  cache: { type: 'string' },
+  ...backendOptions,
   json: { type: 'boolean', default: false },
 } as const
 
@@ -72,7 +71,7 @@ async function run(args: readonly string[]): Promise<void> {
   }
   if (values.stop.includes(''))
     throw new InvalidArgumentError("--stop can't be empty.", 'Give the text that the answer ends before.')
-  const cacheFormat = choice('cache', values.cache, ['f32', 'bf16', 'fp8-656'])
+  const cacheFormat = cacheOf(values)
   const backend = await openBackend(values)
   try {
     const progress = progressBar('loading', process.stderr.isTTY && !values.json)

@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util'
 import { encodeSafetensors, Model } from '@flashmla/engine'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
-import { backendHelp, openBackend } from '../backends'
+import { backendHelp, backendOptions, cacheOf, openBackend } from '../backends'
 import { choice } from '../options'
 import { printJson, progressBar } from '../terminal'
 import type { Command } from './command'
@@ -28,8 +28,7 @@ async function run(args: readonly string[]): Promise<void> {
       'token-ids': { type: 'string' },
       output: { type: 'string' },
       attention: { type: 'string', default: 'absorbed' },
-      backend: { type: 'string', default: 'auto' },
-      threads: { type: 'string' },
+      ...backendOptions,
       json: { type: 'boolean', default: false },
     },
   })
@@ -37,11 +36,12 @@ async function run(args: readonly string[]): Promise<void> {
   if (!values.output)
     throw new InvalidArgumentError('No --output was given.', 'Name the safetensors file that is to be written.')
   const attention = choice('attention', values.attention, ['absorbed', 'naive'])
+  const cacheFormat = cacheOf(values)
   const backend = await openBackend(values)
   try {
     const length = rows[0]!.length
     const progress = progressBar('loading', process.stderr.isTTY && !values.json)
-    const model = await Model.load(values.model, { backend, attention, progress, maxBatchSize: 1 })
+    const model = await Model.load(values.model, { backend, attention, cacheFormat, progress, maxBatchSize: 1 })
     const { vocabSize } = model.config
     const logits = new Float32Array(rows.length * length * vocabSize)
     for (const [b, row] of rows.entries()) {

@@ -6,7 +6,7 @@ import { ChatTemplate, LlmEngine, loadTokenizer, Model } from '@flashmla/engine'
 import { InvalidArgumentError } from '@flashmla/spec'
 import { modelDirectory } from '@flashmla/tiny-mla'
 import pino from 'pino'
-import { backendHelp, openBackend } from '../backends'
+import { backendHelp, backendOptions, cacheOf, openBackend } from '../backends'
 import { number as wholeNumber } from '../options'
 import { defaultLimits, startServer } from '../server/server'
 
@@ -18,7 +18,8 @@ export const serveHelp = `flashmla serve [options]   OpenAI's API and a page tha
   --port N               default 8000; 0 takes any free port
   --api-key KEY          may be given several times; also FLASHMLA_API_KEYS, comma-separated
   --pages N              pages of the cache (default 512)
-  --page-size N          tokens of a page (default 16)
+  --page-size N          tokens of a page (default 16, with --fast 64)
+  --cache FORMAT         f32, bf16 or fp8-656 (default f32, with --fast bf16)
   --max-batch N          sequences of one step (default 32)
   --max-batch-tokens N   tokens of one step (default 256)
   --max-queued N         requests that may wait before 429 (default 256)
@@ -46,7 +47,8 @@ const options = {
   port: { type: 'string', default: '8000' },
   'api-key': { type: 'string', multiple: true, default: [] as string[] },
   pages: { type: 'string', default: '512' },
-  'page-size': { type: 'string', default: '16' },
+  'page-size': { type: 'string' },
+  cache: { type: 'string' },
   'max-batch': { type: 'string', default: '32' },
   'max-batch-tokens': { type: 'string', default: '256' },
   'max-queued': { type: 'string', default: '256' },
@@ -59,8 +61,7 @@ const options = {
   'no-prefix-cache': { type: 'boolean', default: false },
   'log-level': { type: 'string', default: 'info' },
   'log-prompts': { type: 'boolean', default: false },
-  backend: { type: 'string', default: 'auto' },
-  threads: { type: 'string' },
+  ...backendOptions,
   help: { type: 'boolean', short: 'h', default: false },
 } as const
 
@@ -84,16 +85,23 @@ export async function serve(args: readonly string[]): Promise<void> {
     )
   if (values['api-key'].includes(''))
     throw new InvalidArgumentError("--api-key can't be empty.", 'Give a key; without the option everyone may ask.')
+  const cacheFormat = cacheOf(values)
+  const pageSize = wholeNumber('page-size', values['page-size'] ?? (values.fast ? '64' : '16'), 1, 2 ** 31 - 1)
   const chosen = await openBackend(values)
   const model = await Model.load(values.model, {
     backend: chosen,
-    pageSize: number('page-size', 1),
+    cacheFormat,
+    pageSize,
     numBlocks: number('pages', 1),
     maxBatchSize: number('max-batch', 1),
     maxBatchTokens: number('max-batch-tokens', 1),
   })
   const { config } = model
-  const layers = config.numLayers * 4
+  const latentBytesPerToken = model.cacheFormat.bytesPerToken * config.numLayers
+  const widths = {
+    latent: config.kvLoraRank + config.qkRopeHeadDim,
+    head: config.qkNopeHeadDim + config.qkRopeHeadDim + config.vHeadDim,
+  }
   const engine = new LlmEngine(model, { maxQueued: number('max-queued', 1), prefixCache: !values['no-prefix-cache'] })
   const keys = [
     ...values['api-key'],
@@ -113,8 +121,8 @@ export async function serve(args: readonly string[]): Promise<void> {
       created: Math.floor(Date.now() / 1000),
       backend: chosen.name,
       maxPositions: Math.min(config.maxPositions, model.pool.numBlocks * model.pageSize),
-      latentBytesPerToken: layers * (config.kvLoraRank + config.qkRopeHeadDim),
-      mhaBytesPerToken: layers * config.numHeads * (config.qkNopeHeadDim + config.qkRopeHeadDim + config.vHeadDim),
+      latentBytesPerToken,
+      mhaBytesPerToken: Math.round((latentBytesPerToken * config.numHeads * widths.head) / widths.latent),
     },
     host: values.host,
     port,
