@@ -1,5 +1,7 @@
 // Runs the products of the model graph (../model) on the host and compares them with float64, for a test to check.
-// In, a case a line:  linear KERNEL n heads o i type vector   or   experts KERNEL n hidden inner count choices type vector, KERNEL few, many or half
+// In, a case a line:  linear KERNEL n heads o i type vector gap add   (gap: floats between heads)   or   rows KERNEL n i o other type vector gated add
+// (other: outputs of the second product; gated: 1 the first, 2 the second, 3 both)   or   experts KERNEL n hidden inner count choices type vector,
+// KERNEL few, many or half
 // Out, a line a case:  how far the results are apart at most, of the sum of the magnitudes; and words written that are not the kernel's
 #include "block.h"  // first: see there
 
@@ -59,16 +61,32 @@ double apart(float found, const Sum& right) { return std::isnan(found) ? INFINIT
 
 int over(int a, int b) { return (a + b - 1) / b; }
 
+// What a result adds up to, if it is added to `start`.
+Sum dot(const float* x, const float* weight, int i, double start) {
+  Sum sum;
+  sum.add(start);
+  for (int k = 0; k < i; ++k) sum.add(double(x[k]) * weight[k]);
+  return sum;
+}
+
 bool linear(std::istream& in) {
   std::string kernel;
-  int n, heads, o, i, type, vector;
-  in >> kernel >> n >> heads >> o >> i >> type >> vector;
+  int n, heads, o, i, type, vector, gap, add;
+  in >> kernel >> n >> heads >> o >> i >> type >> vector >> gap >> add;
   Values source;
-  const int x_stride = heads * i + kSpare, out_stride = heads * o + kSpare;
-  const std::vector<float> x = source.rows(n, heads * i, x_stride);
+  const int x_head = i + gap, out_head = o + gap, x_stride = heads * x_head + kSpare, out_stride = heads * out_head + kSpare;
+  std::vector<float> x = source.rows(n, heads * x_head, x_stride);
   const Matrix weight(source, size_t(heads) * o * i, type);
+  const float start = add != 0 ? 2.f : 0.f;
   std::vector<float> out(size_t(n) * out_stride, kUntouched);
-  const MlaLinearParams p = {x.data(), weight.address(), out.data(), n, o, i, x_stride, i, out_stride, o, heads, type, vector, 0};
+  for (int r = 0; r < n; ++r) {
+    for (int h = 0; h < heads; ++h) {
+      for (int c = 0; c < gap; ++c) x[size_t(r) * x_stride + h * x_head + i + c] = NAN;
+      for (int c = 0; c < o && add != 0; ++c) out[size_t(r) * out_stride + h * out_head + c] = start;
+    }
+  }
+  const MlaLinearParams p = {x.data(), weight.address(), out.data(), n,     o,   i,       x_stride, x_head,
+                             out_stride, out_head,       heads,      type, vector, add, nullptr,  nullptr};
   const auto run = [&](int rows, int outputs, bool rows_first, int threads, auto function) {
     const unsigned tiles = over(n, rows), columns = over(o, outputs);
     block::launch({rows_first ? tiles : columns, rows_first ? columns : tiles, unsigned(heads)}, threads, [&] { function(p); });
@@ -85,12 +103,65 @@ bool linear(std::istream& in) {
   double worst = 0;
   int spoiled = 0;
   for (int r = 0; r < n; ++r) {
-    for (int c = 0; c < heads * o; ++c) {
-      Sum right;
-      for (int k = 0; k < i; ++k) right.add(double(x[size_t(r) * x_stride + c / o * i + k]) * weight.values[size_t(c) * i + k]);
-      worst = max(worst, apart(out[size_t(r) * out_stride + c], right));
+    for (int c = 0; c < out_stride; ++c) {
+      const float found = out[size_t(r) * out_stride + c];
+      const int head = c / out_head, column = c % out_head;
+      if (head >= heads || column >= o) {
+        spoiled += found != kUntouched;
+        continue;
+      }
+      const float* row = x.data() + size_t(r) * x_stride + head * x_head;
+      worst = max(worst, apart(found, dot(row, weight.values.data() + (size_t(head) * o + column) * i, i, start)));
     }
-    for (int c = heads * o; c < out_stride; ++c) spoiled += out[size_t(r) * out_stride + c] != kUntouched;
+  }
+  std::cout << worst << ' ' << spoiled << '\n';
+  return true;
+}
+
+bool rows(std::istream& in) {
+  std::string kernel;
+  int n, i, outputs[2], type, vector, gated, add;
+  in >> kernel >> n >> i >> outputs[0] >> outputs[1] >> type >> vector >> gated >> add;
+  if (kernel != "row" && kernel != "mma") return false;
+  Values source;
+  const std::vector<float> x = source.rows(n, i, i);
+  const float start = add != 0 ? 2.f : 0.f;
+  std::vector<Matrix> weights, ups;
+  std::vector<std::vector<float>> out;
+  int blocks[2];
+  for (int which = 0; which < 2; ++which) {
+    const bool gates = gated >> which & 1;
+    weights.emplace_back(source, size_t(outputs[which]) * i, type);
+    ups.emplace_back(source, size_t(outputs[which]) * i, type);
+    out.emplace_back(size_t(n) * outputs[which] + kSpare, kUntouched);
+    if (add != 0 && !gates) std::fill_n(out[which].begin(), size_t(n) * outputs[which], start);
+    blocks[which] = over(outputs[which], gates || kernel == "row" ? 8 : 16);
+  }
+  const auto up = [&](int which) { return gated >> which & 1 ? ups[which].address() : nullptr; };
+  const MlaLinearRowsParams p = {x.data(), weights[0].address(), up(0), out[0].data(), weights[1].address(), up(1), out[1].data(), n,   i,
+                                 outputs[0], outputs[1],         type,  type,          vector,               blocks[0], add,       0};
+  const unsigned grid = unsigned(blocks[0] + blocks[1]);
+  if (kernel == "row") block::launch({grid, 1, 1}, 256, [&] { linear_row(p); });
+  else block::launch({grid, unsigned(over(n, 16)), 1}, 256, [&] { linear_rows_mma(p); });
+  double worst = 0;
+  int spoiled = 0;
+  for (int which = 0; which < 2; ++which) {
+    for (int r = 0; r < n; ++r) {
+      for (int j = 0; j < outputs[which]; ++j) {
+        const float found = out[which][size_t(r) * outputs[which] + j];
+        const size_t at = size_t(j) * i;
+        const float *row = x.data() + size_t(r) * i, *weight = weights[which].values.data() + at;
+        if ((gated >> which & 1) == 0) {
+          worst = max(worst, apart(found, dot(row, weight, i, start)));
+          continue;
+        }
+        const Sum gate = dot(row, weight, i, 0), other = dot(row, ups[which].values.data() + at, i, 0);
+        const double activated = gate.value / (1 + std::exp(-gate.value));
+        const double size = 1.1 * gate.magnitude * std::fabs(other.value) + other.magnitude * std::fabs(activated);
+        worst = max(worst, std::isnan(found) ? INFINITY : std::fabs(found - activated * other.value) / size);
+      }
+    }
+    spoiled += int(kSpare - std::count(out[which].end() - kSpare, out[which].end(), kUntouched));
   }
   std::cout << worst << ' ' << spoiled << '\n';
   return true;
@@ -170,6 +241,6 @@ int main() {
     std::istringstream in(line);
     std::string what;
     in >> what;
-    if (!(what == "linear" ? linear(in) : what == "experts" && experts(in))) return 1;
+    if (!(what == "linear" ? linear(in) : what == "rows" ? rows(in) : what == "experts" && experts(in))) return 1;
   }
 }

@@ -8,11 +8,31 @@ const program = hostProgram('products')
 
 const type = fc.constantFrom(VALUE_TYPES.bf16, VALUE_TYPES.f32)
 const size = (most: number) => fc.integer({ min: 1, max: most })
-/** Kernels by their rows; those on tensor cores alone take bf16 and whole groups of 32 columns. */
+const flag = fc.constantFrom(0, 1)
+/** Kernels by their rows; those on tensor cores alone take bf16 and whole groups of 32 columns. Heads lie beside each other, or with gaps. */
 const linear = fc.oneof(
   fc
-    .tuple(fc.constantFrom('few_1', 'few_4', 'few_8', 'many'), size(140), size(3), size(150), size(100), type)
-    .map(([kernel, n, heads, o, i, code]) => [kernel, n, heads, o, i, code, i % 8 === 0 ? 1 : 0]),
+    .tuple(
+      fc.constantFrom('few_1', 'few_4', 'few_8', 'many'),
+      size(140),
+      size(3),
+      size(150),
+      size(100),
+      type,
+      flag,
+      flag,
+    )
+    .map(([kernel, n, heads, o, i, code, gap, add]) => [
+      kernel,
+      n,
+      heads,
+      o,
+      i,
+      code,
+      i % 8 === 0 ? 1 : 0,
+      8 * gap,
+      add,
+    ]),
   fc
     .tuple(
       fc.constantFrom('few_1', 'few_8', 'many', 'half', 'mma_16x16', 'mma_16x32', 'mma_32x32'),
@@ -20,8 +40,29 @@ const linear = fc.oneof(
       size(2),
       size(100),
       size(10),
+      flag,
+      flag,
     )
-    .map(([kernel, n, heads, o, groups]) => [kernel, n, heads, o, groups * 32, VALUE_TYPES.bf16, 1]),
+    .map(([kernel, n, heads, o, groups, gap, add]) => [
+      kernel,
+      n,
+      heads,
+      o,
+      groups * 32,
+      VALUE_TYPES.bf16,
+      1,
+      8 * gap,
+      add,
+    ]),
+)
+/** Two products of the same rows, each gated or not. */
+const rows = fc.oneof(
+  fc
+    .tuple(size(300), size(70), size(70), type, fc.integer({ min: 0, max: 3 }), flag)
+    .map(([i, o, other, code, gated, add]) => ['row', 1, i, o, other, code, i % 8 === 0 ? 1 : 0, gated, add]),
+  fc
+    .tuple(size(40), size(10), size(70), size(70), fc.integer({ min: 0, max: 3 }), flag)
+    .map(([n, groups, o, other, gated, add]) => ['mma', n, groups * 32, o, other, VALUE_TYPES.bf16, 1, gated, add]),
 )
 const experts = fc
   .tuple(fc.constantFrom('few', 'many', 'half'), size(90), size(9), size(9), size(7), size(3), type, fc.boolean())
@@ -41,6 +82,7 @@ const experts = fc
 
 test.skipIf(!program).each([
   ['linear', linear, 60, 1e-6],
+  ['rows', rows, 60, 1e-6],
   ['experts', experts, 15, 2e-5],
 ] as const)(
   '%s: every value, whatever the sizes, and nothing else is written',
