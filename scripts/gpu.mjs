@@ -1,4 +1,4 @@
-// Checks the CUDA package on this machine's device. `--bundle`: writes what a machine without network needs into .gpu instead:
+// Checks the CUDA package on this machine's device; a word runs only the cases with that in their name. `--bundle`: writes what a machine without network needs into .gpu instead:
 // one script, koffi, the compiled kernels and Node itself (from npm), to be run there with `sh .gpu/run.sh`. The models are found in
 // the repository around it; `--models` copies them into the bundle, for a machine without the repository. A fresh clone installs first.
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -67,9 +67,11 @@ if (bundle) {
   const unpack = `python3 -c 'import lzma,shutil;shutil.copyfileobj(lzma.open("node.xz"),open("node-bin","wb"))'`
   writeFileSync(
     join(target, 'run.sh'),
-    `cd "$(dirname "$0")" && { xz -dc node.xz >node-bin 2>/dev/null || ${unpack}; } && chmod +x node-bin && exec ./node-bin dist/main.mjs\n`,
+    `cd "$(dirname "$0")" && { xz -dc node.xz >node-bin 2>/dev/null || ${unpack}; } && chmod +x node-bin && exec ./node-bin dist/main.mjs "$@"\n`,
   )
   console.log(`Carry ${target} to the machine and run: sh .gpu/run.sh`)
 } else {
-  process.exitCode = spawnSync(process.execPath, [join(target, 'dist/main.mjs')], { stdio: 'inherit' }).status ?? 1
+  const words = process.argv.slice(2).filter((word) => !word.startsWith('--'))
+  process.exitCode =
+    spawnSync(process.execPath, [join(target, 'dist/main.mjs'), ...words], { stdio: 'inherit' }).status ?? 1
 }

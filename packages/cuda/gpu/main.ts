@@ -1,5 +1,5 @@
-// Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too. FLASHMLA_CASES runs
-// only the cases with that in their name, and those that need gigabytes only then.
+// Everything that needs a device, without a test framework: `node scripts/gpu.mjs` runs it, and it runs from a bundle too. A word behind it, or
+// FLASHMLA_CASES, runs only the cases with that in their name, and those that need gigabytes only then.
 import { Context, CudaUnavailableError } from '../src/index'
 import { cases } from './cases'
 import { close, machineOn } from './machine'
@@ -15,13 +15,18 @@ function open(): Context {
   }
 }
 
+const name = process.argv[2] ?? process.env.FLASHMLA_CASES
+const wanted = name ? [...cases, ...large].filter((each) => each[0].includes(name)) : cases
+if (wanted.length === 0) {
+  console.error(`No case has "${name}" in its name.`)
+  process.exit(1)
+}
+
 const context = open()
 const { device, driver } = context
 console.log(`${device.name}, ${device.multiprocessors} SMs, CUDA ${driver.version}, Node ${process.version}`)
 const machine = machineOn(context)
 console.log(machine.library.why)
-const name = process.env.FLASHMLA_CASES
-const wanted = name ? [...cases, ...large].filter((each) => each[0].includes(name)) : cases
 let failed = 0
 /** Cases kept of each group whose lines would be many. */
 const kept = new Map<string, number>()
