@@ -117,6 +117,8 @@ describe('flashmla', () => {
     [['generate', '--fast', '--cache', 'fp8-656'], 1, /--fast can't have a fp8-656 cache/],
     [['serve', '--device', 'one'], 1, /--device can't be one/],
     [['serve', '--cache', 'f64'], 1, /--cache can't be f64/],
+    [['serve', '--max-batch-tokens', '0'], 1, /--max-batch-tokens can't be 0/],
+    [['serve', '--page-size', 'x'], 1, /--page-size can't be x/],
     [['generate', '--tempo', '1'], 2, /--tempo/],
     [['logits', '--token-ids', '[[1],[2,3]]', '--output', 'x'], 1, /differ in length/],
     [['logits', '--token-ids', '[[1]]', '--output', '/nowhere/x'], 1, /can't be written/],

@@ -21,7 +21,7 @@ export const serveHelp = `flashmla serve [options]   OpenAI's API and a page tha
   --page-size N          tokens of a page (default 16, with --fast 64)
   --cache FORMAT         f32, bf16 or fp8-656 (default f32, with --fast bf16)
   --max-batch N          sequences of one step (default 32)
-  --max-batch-tokens N   tokens of one step (default 256)
+  --max-batch-tokens N   tokens of one step (default 256, on a GPU 1024)
   --max-queued N         requests that may wait before 429 (default 256)
   --max-concurrent N     requests of one key at a time (default ${defaultLimits.maxConcurrent})
   --max-tokens N         new tokens of one sample (default ${defaultLimits.maxTokens})
@@ -50,7 +50,7 @@ const options = {
   'page-size': { type: 'string' },
   cache: { type: 'string' },
   'max-batch': { type: 'string', default: '32' },
-  'max-batch-tokens': { type: 'string', default: '256' },
+  'max-batch-tokens': { type: 'string' },
   'max-queued': { type: 'string', default: '256' },
   'max-concurrent': { type: 'string', default: String(defaultLimits.maxConcurrent) },
   'max-tokens': { type: 'string', default: String(defaultLimits.maxTokens) },
@@ -86,15 +86,19 @@ export async function serve(args: readonly string[]): Promise<void> {
   if (values['api-key'].includes(''))
     throw new InvalidArgumentError("--api-key can't be empty.", 'Give a key; without the option everyone may ask.')
   const cacheFormat = cacheOf(values)
-  const pageSize = wholeNumber('page-size', values['page-size'] ?? (values.fast ? '64' : '16'), 1, 2 ** 31 - 1)
+  const given = (name: 'page-size' | 'max-batch-tokens') => (values[name] === undefined ? undefined : number(name, 1))
+  const pageSize = given('page-size') ?? (values.fast ? 64 : 16)
+  const asked = given('max-batch-tokens')
   const chosen = await openBackend(values)
+  // A GPU's step of many tokens takes little longer than one of some.
+  const maxBatchTokens = asked ?? (chosen.name.startsWith('cuda') ? 1024 : 256)
   const model = await Model.load(values.model, {
     backend: chosen,
     cacheFormat,
     pageSize,
     numBlocks: number('pages', 1),
     maxBatchSize: number('max-batch', 1),
-    maxBatchTokens: number('max-batch-tokens', 1),
+    maxBatchTokens,
   })
   const { config } = model
   const latentBytesPerToken = model.cacheFormat.bytesPerToken * config.numLayers
