@@ -42,26 +42,17 @@ inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
-inline uint32_t __float_as_uint(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return bits;
+template <typename To, typename From>
+To with_bits_of(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To other;
+  std::memcpy(&other, &value, sizeof(To));
+  return other;
 }
-inline float __uint_as_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-inline int64_t __double_as_longlong(double value) {
-  int64_t bits;
-  std::memcpy(&bits, &value, 8);
-  return bits;
-}
-inline double __longlong_as_double(int64_t bits) {
-  double value;
-  std::memcpy(&value, &bits, 8);
-  return value;
-}
+inline uint32_t __float_as_uint(float value) { return with_bits_of<uint32_t>(value); }
+inline float __uint_as_float(uint32_t bits) { return with_bits_of<float>(bits); }
+inline int64_t __double_as_longlong(double value) { return with_bits_of<int64_t>(value); }
+inline double __longlong_as_double(int64_t bits) { return with_bits_of<double>(bits); }
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = uint64_t(b) << 32 | a;
   uint32_t out = 0;

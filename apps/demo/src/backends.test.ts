@@ -61,12 +61,12 @@ it('what is asked of a GPU is asked of it alone', async () => {
       { device: 3, attention: 'exact' },
     ],
   ] as const) {
-    expect(await openBackend(options)).toBe(backend)
+    expect(await openBackend(options)).toEqual({ id: 'cuda', backend })
     expect(createCudaBackend).toHaveBeenLastCalledWith(given)
   }
   createCudaBackend.mockRejectedValue(new UnsupportedError('There is no GPU.', 'Find one.'))
   await expect(openBackend({ backend: 'auto', fast: true })).rejects.toThrow('There is no GPU.')
   const other = await openBackend({ backend: 'auto', threads: '1', fast: false })
-  expect(other.name).toMatch(/cpu|reference/)
-  other.dispose()
+  expect(other.id).toMatch(/cpu|reference/)
+  other.backend.dispose()
 })

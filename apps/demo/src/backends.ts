@@ -54,8 +54,14 @@ interface BackendValues {
   readonly fast: boolean
 }
 
-/** The backend that the options name; its `name` tells the user which it became. @throws InvalidArgumentError, UnsupportedError */
-export async function openBackend(options: BackendValues): Promise<Backend> {
+/** A backend, and which it became; its `name` tells the user. */
+export interface Opened {
+  readonly id: BackendId
+  readonly backend: Backend
+}
+
+/** The backend that the options name. @throws InvalidArgumentError, UnsupportedError */
+export async function openBackend(options: BackendValues): Promise<Opened> {
   const { fast, device } = options
   const id = choice('backend', options.backend, ['auto', ...ids])
   const given = {
@@ -66,18 +72,18 @@ export async function openBackend(options: BackendValues): Promise<Backend> {
   const ofGpu = fast ? '--fast' : device !== undefined ? '--device' : undefined
   if (ofGpu && id !== 'auto' && id !== 'cuda')
     throw new InvalidArgumentError(`${ofGpu} is of the cuda backend, not of ${id}.`, 'Leave it out, or choose cuda.')
-  if (ofGpu) return backends.cuda.open(given)
-  if (id !== 'auto') return backends[id].open(given)
+  const wanted = ofGpu ? 'cuda' : id
+  if (wanted !== 'auto') return { id: wanted, backend: await backends[wanted].open(given) }
   for (const candidate of ids) {
     try {
-      return await backends[candidate].open(given)
+      return { id: candidate, backend: await backends[candidate].open(given) }
     } catch (error) {
       if (!FlashMlaError.isInstance(error) || error.code !== 'unsupported') throw error
       if (!backends[candidate].rare)
         process.stderr.write(`${candidate} backend: ${error.message.split('\n')[0]} Trying the next.\n`)
     }
   }
-  return new ReferenceBackend()
+  return { id: 'reference', backend: new ReferenceBackend() }
 }
 
 /** The cache format of `--cache`. @throws InvalidArgumentError for one that `--fast` can't have */

@@ -1,6 +1,6 @@
 // What the engine puts together for a backend without the operations in one, held to the contract's cases of those operations.
 import { ReferenceBackend } from '@flashmla/cpu'
-import type { LinearProduct, PagedCache, Tensor, Weight } from '@flashmla/spec'
+import type { LinearProduct, Norm, PagedCache, Rotation, Tensor, Weight } from '@flashmla/spec'
 import { contractCases } from '@flashmla/testing'
 import { expect, it } from 'vitest'
 import * as fused from './fused'
@@ -31,31 +31,21 @@ class Composed extends ReferenceBackend {
     )
   }
 
-  absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32, interleaved: boolean): void {
+  absorbQueries(out: F32, q: F32, uk: Weight, rotation: Rotation): void {
     this.#used.add('absorbQueries')
     const [h, rank, nope] = uk.shape as [number, number, number]
-    const n = positions.shape[0]!
+    const n = rotation.positions.shape[0]!
     const work = { qNope: this.tensor('f32', [n, h, nope]), qLatent: this.tensor('f32', [n, h, rank]) }
     // The engine's form may turn the queries in place.
     const queries = this.tensor('f32', q.shape)
     this.copyColumns(queries, 0, q, 0, q.shape.at(-1)!)
-    fused.absorbQueries(this.#plain, out, queries, uk, { table, positions, interleaved }, work)
+    fused.absorbQueries(this.#plain, out, queries, uk, rotation, work)
   }
 
-  appendLatents(
-    cache: PagedCache,
-    latent: F32,
-    norm: F32,
-    eps: number,
-    table: F32,
-    positions: I32,
-    interleaved: boolean,
-    slots: I32,
-  ): void {
+  appendLatents(cache: PagedCache, latent: F32, norm: Norm, rotation: Rotation, slots: I32): void {
     this.#used.add('appendLatents')
     const work = this.tensor('f32', [slots.shape[0]!, cache.format.kvLoraRank])
-    const rotation = { table, positions, interleaved }
-    fused.appendLatents(this.#plain, cache, latent, { weight: norm, eps }, rotation, slots, work)
+    fused.appendLatents(this.#plain, cache, latent, norm, rotation, slots, work)
   }
 }
 

@@ -1,16 +1,7 @@
-import type { Backend, LinearProduct, PagedCache, Tensor, Weight } from '@flashmla/spec'
+import type { Backend, LinearProduct, Norm, PagedCache, Rotation, Tensor, Weight } from '@flashmla/spec'
 
 type F32 = Tensor<'f32'>
 type I32 = Tensor<'i32'>
-
-/** How rotary columns are turned. */
-export interface Rotation {
-  /** `[maxPositions, pairs, 2]` */
-  readonly table: F32
-  /** `[n]` */
-  readonly positions: I32
-  readonly interleaved: boolean
-}
 
 /** x += y · weightᵀ. `product` has x's shape, for backends that do it in two. */
 export function addLinear(backend: Backend, x: F32, y: F32, weight: Weight, product: F32): void {
@@ -47,14 +38,15 @@ export function absorbQueries(
   out: F32,
   q: F32,
   uk: Weight,
-  { table, positions, interleaved }: Rotation,
+  rotation: Rotation,
   /** `[n, h, nope]` and `[n, h, rank]` */
   work: { readonly qNope: F32; readonly qLatent: F32 },
 ): void {
   if (backend.absorbQueries) {
-    backend.absorbQueries(out, q, uk, table, positions, interleaved)
+    backend.absorbQueries(out, q, uk, rotation)
     return
   }
+  const { table, positions, interleaved } = rotation
   const [, rank, nope] = uk.shape as [number, number, number]
   backend.rotary(q, nope, table, positions, interleaved)
   backend.copyColumns(work.qNope, 0, q, 0, nope)
@@ -68,17 +60,18 @@ export function appendLatents(
   backend: Backend,
   cache: PagedCache,
   kv: F32,
-  norm: { readonly weight: F32; readonly eps: number },
-  { table, positions, interleaved }: Rotation,
+  norm: Norm,
+  rotation: Rotation,
   slots: I32,
   /** `[n, rank]` */
   latent: F32,
 ): void {
   const { kvLoraRank: rank } = cache.format
   if (backend.appendLatents) {
-    backend.appendLatents(cache, kv, norm.weight, norm.eps, table, positions, interleaved, slots)
+    backend.appendLatents(cache, kv, norm, rotation, slots)
     return
   }
+  const { table, positions, interleaved } = rotation
   backend.rotary(kv, rank, table, positions, interleaved)
   backend.copyColumns(latent, 0, kv, 0, rank)
   backend.rmsNorm(latent, latent, norm.weight, norm.eps)

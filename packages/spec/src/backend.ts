@@ -45,6 +45,22 @@ export interface RouterOptions {
   readonly scale: number
 }
 
+/** How the rotary columns of n rows, or of n tokens' heads, are turned; see `Backend.rotary`. */
+export interface Rotation {
+  /** `[maxPositions, pairs, 2]` (cos, sin) */
+  readonly table: Tensor<'f32'>
+  /** `[n]` */
+  readonly positions: Tensor<'i32'>
+  readonly interleaved: boolean
+}
+
+/** The operands of `Backend.rmsNorm` beside its rows. */
+export interface Norm {
+  /** `[d]` */
+  readonly weight: Tensor<'f32'>
+  readonly eps: number
+}
+
 /** One of several products of the same rows x `[n, i]`. */
 export interface LinearProduct {
   /** `[n, o]` = x · weightᵀ, or silu(x · weightᵀ) · (x · upᵀ). */
@@ -138,27 +154,11 @@ export interface Backend {
    * Queries as absorbed attention takes them, out `[n, h, rank + rope]` of q `[n, h, nope + rope]`: first uk `[h, rank, nope]` times the first nope
    * columns, as `headLinear`, then the others as `rotary` turns them; q stays as it is. rope = 2 · pairs of the table.
    */
-  absorbQueries?(
-    out: Tensor<'f32'>,
-    q: Tensor<'f32'>,
-    uk: Weight,
-    table: Tensor<'f32'>,
-    positions: Tensor<'i32'>,
-    interleaved: boolean,
-  ): void
+  absorbQueries?(out: Tensor<'f32'>, q: Tensor<'f32'>, uk: Weight, rotation: Rotation): void
   /**
    * As `rmsNorm` of the first kvLoraRank columns of latent `[n, kvLoraRank + ropeDim]`, `rotary` of the others, both in place, and `append`.
    */
-  appendLatents?(
-    cache: PagedCache,
-    latent: Tensor<'f32'>,
-    norm: Tensor<'f32'>,
-    eps: number,
-    table: Tensor<'f32'>,
-    positions: Tensor<'i32'>,
-    interleaved: boolean,
-    slots: Tensor<'i32'>,
-  ): void
+  appendLatents?(cache: PagedCache, latent: Tensor<'f32'>, norm: Norm, rotation: Rotation, slots: Tensor<'i32'>): void
 
   /** Writes row n of latent `[n, kvLoraRank + ropeDim]` to slot slots[n] = block · pageSize + offset; −1 writes nothing. */
   append(cache: PagedCache, latent: Tensor<'f32'>, slots: Tensor<'i32'>): void

@@ -1,4 +1,4 @@
-import type { ExpertWeights, LinearProduct, RouterOptions } from './backend'
+import type { ExpertWeights, LinearProduct, Norm, Rotation, RouterOptions } from './backend'
 import type { PagedCache } from './cache-format'
 import { DRAW_COLUMNS } from './draw'
 import { InvalidArgumentError } from './errors'
@@ -132,7 +132,7 @@ export const check = {
       demand(false, 'linears', up ? { out, x, weight, up } : { out, x, weight })
     }
   },
-  absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32): void {
+  absorbQueries(out: F32, q: F32, uk: Weight, { table, positions }: Rotation): void {
     dtypes('absorbQueries', { out, q, table }, { positions })
     matrix('absorbQueries', 'uk', uk, 3)
     matrix('absorbQueries', 'table', table, 3)
@@ -141,21 +141,21 @@ export const check = {
     const fits = sizeOf(q.shape) === rows * (nope + rope) && sizeOf(out.shape) === rows * (rank + rope)
     demand(fits && table.shape[2] === 2, 'absorbQueries', { out, q, uk, table, positions })
   },
-  appendLatents(cache: PagedCache, latent: F32, norm: F32, eps: number, table: F32, positions: I32, slots: I32): void {
-    dtypes('appendLatents', { latent, norm, table }, { positions, slots })
+  appendLatents(cache: PagedCache, latent: F32, norm: Norm, { table, positions }: Rotation, slots: I32): void {
+    dtypes('appendLatents', { latent, norm: norm.weight, table }, { positions, slots })
     matrix('appendLatents', 'table', table, 3)
     const { kvLoraRank, ropeDim } = cache.format
     const n = sizeOf(slots.shape)
     const fits = last(latent) === kvLoraRank + ropeDim && rowsOf(latent) === n && sizeOf(positions.shape) === n
     const turned = 2 * table.shape[1]! === ropeDim && table.shape[2] === 2
-    demand(fits && turned && sizeOf(norm.shape) === kvLoraRank, `appendLatents to ${cache.format.name}`, {
+    demand(fits && turned && sizeOf(norm.weight.shape) === kvLoraRank, `appendLatents to ${cache.format.name}`, {
       latent,
-      norm,
+      norm: norm.weight,
       table,
       positions,
       slots,
     })
-    epsilon('appendLatents', eps)
+    epsilon('appendLatents', norm.eps)
   },
   append(cache: PagedCache, latent: F32, slots: I32): void {
     dtypes('append', { latent }, { slots })

@@ -13,7 +13,9 @@ export type {
   BatchStep,
   ExpertWeights,
   LinearProduct,
+  Norm,
   PagedBatch,
+  Rotation,
   RouterOptions,
   StepGraph,
 } from './backend'

@@ -72,7 +72,7 @@ async function run(args: readonly string[]): Promise<void> {
   if (values.stop.includes(''))
     throw new InvalidArgumentError("--stop can't be empty.", 'Give the text that the answer ends before.')
   const cacheFormat = cacheOf(values)
-  const backend = await openBackend(values)
+  const { backend } = await openBackend(values)
   try {
     const progress = progressBar('loading', process.stderr.isTTY && !values.json)
     const model = await Model.load(values.model, { backend, cacheFormat, progress, maxBatchSize: 1 })

@@ -37,7 +37,7 @@ async function run(args: readonly string[]): Promise<void> {
     throw new InvalidArgumentError('No --output was given.', 'Name the safetensors file that is to be written.')
   const attention = choice('attention', values.attention, ['absorbed', 'naive'])
   const cacheFormat = cacheOf(values)
-  const backend = await openBackend(values)
+  const { backend } = await openBackend(values)
   try {
     const length = rows[0]!.length
     const progress = progressBar('loading', process.stderr.isTTY && !values.json)

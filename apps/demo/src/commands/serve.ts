@@ -89,11 +89,11 @@ export async function serve(args: readonly string[]): Promise<void> {
   const given = (name: 'page-size' | 'max-batch-tokens') => (values[name] === undefined ? undefined : number(name, 1))
   const pageSize = given('page-size') ?? (values.fast ? 64 : 16)
   const asked = given('max-batch-tokens')
-  const chosen = await openBackend(values)
+  const { id: became, backend } = await openBackend(values)
   // A GPU's step of many tokens takes little longer than one of some.
-  const maxBatchTokens = asked ?? (chosen.name.startsWith('cuda') ? 1024 : 256)
+  const maxBatchTokens = asked ?? (became === 'cuda' ? 1024 : 256)
   const model = await Model.load(values.model, {
-    backend: chosen,
+    backend,
     cacheFormat,
     pageSize,
     numBlocks: number('pages', 1),
@@ -123,7 +123,7 @@ export async function serve(args: readonly string[]): Promise<void> {
     model: {
       id,
       created: Math.floor(Date.now() / 1000),
-      backend: chosen.name,
+      backend: backend.name,
       maxPositions: Math.min(config.maxPositions, model.pool.numBlocks * model.pageSize),
       latentBytesPerToken,
       mhaBytesPerToken: Math.round((latentBytesPerToken * config.numHeads * widths.head) / widths.latent),
@@ -149,7 +149,7 @@ export async function serve(args: readonly string[]): Promise<void> {
       taken ? 'Give another --port; 0 takes any free one.' : 'Give another --host or --port.',
     )
   })
-  process.stdout.write(`${id} on ${server.url} (${chosen.name} backend): the page is there, the API under /v1.\n`)
+  process.stdout.write(`${id} on ${server.url} (${backend.name} backend): the page is there, the API under /v1.\n`)
   const stop = await new Promise<string>((resolve) => {
     process.once('SIGTERM', () => resolve('SIGTERM'))
     process.once('SIGINT', () => resolve('SIGINT'))
@@ -157,5 +157,5 @@ export async function serve(args: readonly string[]): Promise<void> {
   logger.info({ signal: stop }, 'draining')
   await server.close(grace)
   model.dispose()
-  chosen.dispose()
+  backend.dispose()
 }

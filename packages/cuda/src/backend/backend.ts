@@ -6,8 +6,10 @@ import type {
   ExpertWeights,
   HostArray,
   LinearProduct,
+  Norm,
   PagedBatch,
   PagedCache,
+  Rotation,
   RouterOptions,
   StepGraph,
   Tensor,
@@ -24,8 +26,8 @@ import type { BackendDevice } from './device'
 import { ExpertTables, runExperts } from './experts'
 import { FastAttention } from './fast-attention'
 import { captureStep } from './graph'
-import { absorbQueries, appendLatents, appendRows } from './latents'
-import { runLinear } from './linear'
+import { absorbQueries, appendLatents, appendRows, type OwnRotation } from './latents'
+import { multiply } from './linear'
 import { runLinears } from './linears'
 import { runNaiveAttention } from './naive-attention'
 import { chooseExperts } from './route'
@@ -126,7 +128,7 @@ export class CudaBackend implements Backend {
 
   embed(out: F32, table: Weight, ids: I32): void {
     check.embed(out, table, ids)
-    const weight = ownWeight(this.#device, table)
+    const weight = this.#weight(table)
     const [count, d] = table.shape as [number, number]
     rows.takeRows(this.#device, this.#f32(out), this.#i32(ids), {
       address: weight.address,
@@ -148,34 +150,32 @@ export class CudaBackend implements Backend {
 
   linear(out: F32, x: F32, weight: Weight): void {
     check.linear(out, x, weight)
-    this.#product(out, x, weight)
+    multiply(this.#device, this.#f32(out), this.#f32(x), this.#weight(weight))
   }
 
   headLinear(out: F32, x: F32, weight: Weight): void {
     check.headLinear(out, x, weight)
-    this.#product(out, x, weight)
+    multiply(this.#device, this.#f32(out), this.#f32(x), this.#weight(weight))
   }
 
   addLinear(x: F32, y: F32, weight: Weight): void {
     check.addLinear(x, y, weight)
-    this.#product(x, y, weight, true)
+    multiply(this.#device, this.#f32(x), this.#f32(y), this.#weight(weight), true)
   }
 
   linears(x: F32, products: readonly LinearProduct[]): void {
     check.linears(x, products)
-    const own = (weight: Weight) => ownWeight(this.#device, weight)
     const a = this.#f32(x)
     const operands = products.map(({ out, weight, up }) => {
-      return { out: this.#f32(out).address, weight: own(weight), up: up && own(up) }
+      return { out: this.#f32(out).address, weight: this.#weight(weight), up: up && this.#weight(up) }
     })
     const i = products[0]?.weight.shape[1]
     if (i) runLinears(this.#device, a.address, a.size / i, operands)
   }
 
-  absorbQueries(out: F32, q: F32, uk: Weight, table: F32, positions: I32, interleaved: boolean): void {
-    check.absorbQueries(out, q, uk, table, positions)
-    const rotation = { table: this.#f32(table), positions: this.#i32(positions), interleaved }
-    absorbQueries(this.#device, this.#f32(out), this.#f32(q), ownWeight(this.#device, uk), rotation)
+  absorbQueries(out: F32, q: F32, uk: Weight, rotation: Rotation): void {
+    check.absorbQueries(out, q, uk, rotation)
+    absorbQueries(this.#device, this.#f32(out), this.#f32(q), this.#weight(uk), this.#rotation(rotation))
   }
 
   copyColumns(out: F32, outStart: number, x: F32, xStart: number, width: number): void {
@@ -231,20 +231,11 @@ export class CudaBackend implements Backend {
     appendRows(this.#device, ownCache(this.#device, cache), this.#f32(latent), this.#i32(slots))
   }
 
-  appendLatents(
-    cache: PagedCache,
-    latent: F32,
-    norm: F32,
-    eps: number,
-    table: F32,
-    positions: I32,
-    interleaved: boolean,
-    slots: I32,
-  ): void {
-    check.appendLatents(cache, latent, norm, eps, table, positions, slots)
-    const [c, x, gain] = [ownCache(this.#device, cache), this.#f32(latent), this.#f32(norm)]
-    const rotation = { table: this.#f32(table), positions: this.#i32(positions), interleaved }
-    appendLatents(this.#device, c, x, gain, eps, rotation, this.#i32(slots))
+  appendLatents(cache: PagedCache, latent: F32, norm: Norm, rotation: Rotation, slots: I32): void {
+    check.appendLatents(cache, latent, norm, rotation, slots)
+    const [c, x] = [ownCache(this.#device, cache), this.#f32(latent)]
+    const gain = { weight: this.#f32(norm.weight), eps: norm.eps }
+    appendLatents(this.#device, c, x, gain, this.#rotation(rotation), this.#i32(slots))
   }
 
   copyBlock(cache: PagedCache, from: number, to: number, slots: number): void {
@@ -269,7 +260,7 @@ export class CudaBackend implements Backend {
     check.naiveAttention(out, q, kvB, c, b.rows, scale)
     void c.address
     b.fit(c)
-    const weight = ownWeight(this.#device, kvB)
+    const weight = this.#weight(kvB)
     runNaiveAttention(this.#device, { out: this.#f32(out), q: this.#f32(q), kvB: weight, cache: c, batch: b, scale })
   }
 
@@ -282,20 +273,12 @@ export class CudaBackend implements Backend {
     this.dispose()
   }
 
-  #product(out: F32, x: F32, weight: Weight, add = false): void {
-    const [o, a, w] = [this.#f32(out), this.#f32(x), ownWeight(this.#device, weight)]
-    const [outputs, inputs] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
-    const heads = weight.shape.length === 3 ? weight.shape[0]! : 1
-    runLinear(this.#device, {
-      x: a.address,
-      xStride: heads * inputs,
-      out: o.address,
-      outStride: heads * outputs,
-      n: a.size / (heads * inputs),
-      weight: w,
-      heads,
-      add,
-    })
+  #weight(weight: Weight): CudaWeight {
+    return ownWeight(this.#device, weight)
+  }
+
+  #rotation({ table, positions, interleaved }: Rotation): OwnRotation {
+    return { table: this.#f32(table), positions: this.#i32(positions), interleaved }
   }
 
   #f32(tensor: F32): CudaTensor<'f32'> {

@@ -11,7 +11,7 @@ test('queries are absorbed by one product over heads with gaps, and the others t
   const [q, out] = [backend.tensor('f32', [N, H, NOPE + ROPE]), backend.tensor('f32', [N, H, RANK + ROPE])]
   const table = backend.tensor('f32', [7, ROPE / 2, 2])
   const [product, rotary, ...others] = launched(() =>
-    backend.absorbQueries(out, q, uk, table, backend.tensor('i32', [N]), true),
+    backend.absorbQueries(out, q, uk, { table, positions: backend.tensor('i32', [N]), interleaved: true }),
   )
   expect(others).toEqual([])
   const strides = ['x_stride', 'x_head_stride', 'out_stride', 'out_head_stride', 'heads']
@@ -30,7 +30,10 @@ test('latents are normalized, turned and written by one launch', async () => {
   const [norm, table] = [backend.tensor('f32', [RANK]), backend.tensor('f32', [7, ROPE / 2, 2])]
   const [positions, slots] = [backend.tensor('i32', [N]), backend.tensor('i32', [N])]
   const append = (eps = 0.5, angles = table) =>
-    launched(() => backend.appendLatents(cache, latent, norm, eps, angles, positions, false, slots))
+    launched(() => {
+      const rotation = { table: angles, positions, interleaved: false }
+      backend.appendLatents(cache, latent, { weight: norm, eps }, rotation, slots)
+    })
   const [launch, ...others] = append()
   expect(others).toEqual([])
   expect(launch).toMatchObject({ symbol: 'mla_append_latents', grid: [N, 1, 1] })

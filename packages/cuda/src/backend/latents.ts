@@ -24,9 +24,8 @@ export function appendRows(device: BackendDevice, cache: CudaCache, latent: F32,
   })
 }
 
-/** Angles of positions, and which columns make a pair. */
-export interface Rotation {
-  /** `[maxPositions, pairs, 2]` */
+/** `Rotation` of @flashmla/spec, by the backend's own tensors. */
+export interface OwnRotation {
   readonly table: F32
   readonly positions: I32
   readonly interleaved: boolean
@@ -37,14 +36,13 @@ export function appendLatents(
   device: BackendDevice,
   cache: CudaCache,
   latent: F32,
-  norm: F32,
-  eps: number,
-  { table, positions, interleaved }: Rotation,
+  norm: { readonly weight: F32; readonly eps: number },
+  { table, positions, interleaved }: OwnRotation,
   slots: I32,
 ): void {
   device.run('mla_append_latents', MlaAppendLatentsParams, [slots.size, 1], {
     latent: latent.address,
-    norm: norm.address,
+    norm: norm.weight.address,
     table: table.address,
     positions: positions.address,
     slots: slots.address,
@@ -56,13 +54,13 @@ export function appendLatents(
     format: cache.code,
     kv_lora_rank: cache.format.kvLoraRank,
     rope_dim: cache.format.ropeDim,
-    eps,
+    eps: norm.eps,
     interleaved: interleaved ? 1 : 0,
   })
 }
 
 /** Queues out `[n, h, rank + rope]` = (uk · nope part, rotary part turned) of q `[n, h, nope + rope]`. */
-export function absorbQueries(device: BackendDevice, out: F32, q: F32, uk: CudaWeight, rotation: Rotation): void {
+export function absorbQueries(device: BackendDevice, out: F32, q: F32, uk: CudaWeight, rotation: OwnRotation): void {
   const [heads, rank, nope] = uk.shape as [number, number, number]
   const n = rotation.positions.size
   const rope = 2 * rotation.table.shape[1]!

@@ -1,6 +1,7 @@
 import { MlaLinearParams } from '../kernels/model-params'
 import type { BackendDevice } from './device'
 import { MOST_FEW_ROWS, runFewRows } from './few-rows'
+import type { CudaTensor } from './tensor'
 import { chooseMma, chooseTiles, timeOfOneRow } from './tiles'
 import type { CudaWeight } from './weight'
 
@@ -47,6 +48,20 @@ export interface ProductKernel {
   readonly symbol: string
   readonly grid: readonly [number, number, number]
   readonly cluster: number
+}
+
+/** Queues out = x · weightᵀ, or adds it, for rows without gaps: head by head where the weight is `[h, o, i]`. */
+export function multiply(
+  device: BackendDevice,
+  out: CudaTensor<'f32'>,
+  x: CudaTensor<'f32'>,
+  weight: CudaWeight,
+  add = false,
+): void {
+  const [o, i] = [weight.shape.at(-2)!, weight.shape.at(-1)!]
+  const heads = weight.shape.length === 3 ? weight.shape[0]! : 1
+  const [xStride, outStride] = [heads * i, heads * o]
+  runLinear(device, { x: x.address, xStride, out: out.address, outStride, n: x.size / xStride, weight, heads, add })
 }
 
 /** Queues out[r, h] = x[r, h] · weight[h]ᵀ, or adds it. */

@@ -1,5 +1,6 @@
 import { bf16Format, f32Format } from '@flashmla/latent'
 import type { Backend } from '@flashmla/spec'
+import { angles } from '../angles'
 import type { Case } from '../case'
 import { assertSame, ContractError } from '../compare'
 import * as oracle from '../oracle/dense'
@@ -25,13 +26,6 @@ const shapes = [
   [17, 64, 128],
   [70, 130, 96],
 ] as const
-
-function angles(maxPositions: number, pairs: number): Float32Array {
-  return Float32Array.from({ length: maxPositions * pairs * 2 }, (_, i) => {
-    const angle = Math.floor(i / (2 * pairs)) * 0.7 ** (Math.floor(i / 2) % pairs)
-    return i % 2 ? Math.sin(angle) : Math.cos(angle)
-  })
-}
 
 /** The latent parts of pages of one token, by attending to each alone. */
 async function valuesOf(
@@ -121,8 +115,11 @@ export const fusedCases: readonly Case[] = [
           const positions = Array.from({ length: n! }, () => random.below(maxPositions))
           const [queries, out] = [w.f32([n!, h!, width], q), w.poisoned(n!, h!, rank! + rope)]
           const weight = await w.weight([h!, rank!, nope!], uk)
-          const operands = [w.f32([maxPositions, pairs!, 2], table), w.i32([n!], positions)] as const
-          w.backend.absorbQueries!(out, queries, weight, ...operands, interleaved)
+          w.backend.absorbQueries!(out, queries, weight, {
+            table: w.f32([maxPositions, pairs!, 2], table),
+            positions: w.i32([n!], positions),
+            interleaved,
+          })
           const columns = (x: ArrayLike<number>, of: number, from: number, to: number) =>
             Array.from({ length: n! * h! }, (_, r) => Array.from(x).slice(r * of + from, r * of + to))
           const latent = columns(
@@ -164,7 +161,8 @@ export const fusedCases: readonly Case[] = [
           const slots = w.i32([n], [4, 0, -1, 2, 1])
           const [together, apart] = [w.f32([n, rank + rope], rows), w.f32([n, rank + rope], rows)]
           const caches = [w.cache(format, 6, 1), w.cache(format, 6, 1)] as const
-          backend.appendLatents!(caches[0], together, norm, 1e-5, table, positions, interleaved, slots)
+          const rotation = { table, positions, interleaved }
+          backend.appendLatents!(caches[0], together, { weight: norm, eps: 1e-5 }, rotation, slots)
           const latent = w.poisoned(n, rank)
           backend.rotary(apart, rank, table, positions, interleaved)
           backend.copyColumns(latent, 0, apart, 0, rank)

@@ -1,3 +1,4 @@
+import { angles } from '../angles'
 import type { Case } from '../case'
 import { assertSame } from '../compare'
 import * as oracle from '../oracle/dense'
@@ -105,10 +106,7 @@ export const operationCases: readonly Case[] = [
       const random = new Random(8)
       const [n, rows, d, start, pairs, maxPositions] = [4, 3, 24, 5, 8, 11]
       const x = random.values(n * rows * d)
-      const table = Float32Array.from({ length: maxPositions * pairs * 2 }, (_, i) => {
-        const angle = Math.floor(i / (2 * pairs)) * 0.7 ** (Math.floor(i / 2) % pairs)
-        return i % 2 ? Math.sin(angle) : Math.cos(angle)
-      })
+      const table = angles(maxPositions, pairs)
       const positions = [10, 0, 3, 10]
       const tensor = w.f32([n, rows, d], x)
       w.backend.rotary(tensor, start, w.f32([maxPositions, pairs, 2], table), w.i32([n], positions), interleaved)
